@@ -1,0 +1,314 @@
+"""One typed settings tree: TOML profile < environment (``ONEREC_RL__RATE=0.05``) < command line; unknown keys are errors.
+
+This module imports nothing heavy, so that a wrong key is reported before torch or Ray are loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+PROFILES = Path(__file__).resolve().parent.parent / "deploy" / "profiles"
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used: names the key, the value and what is accepted."""
+
+
+class Section(BaseModel):
+    """A part of the tree: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StreamSettings(Section):
+    """Kafka."""
+
+    bootstrap: str = ""
+    """``HOST:PORT`` of an existing broker; empty starts the embedded one."""
+    prefix: str = "onerec"
+    """First part of every topic name; `onerec up` appends the run's name."""
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 2
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Bound on every call to the broker."""
+
+
+class RedisSettings(Section):
+    """The message queue that carries parameters."""
+
+    url: SecretStr = SecretStr("")
+    """``redis://…`` of an existing server (set it as ONEREC_REDIS__URL, never in argv); empty starts the embedded one."""
+    timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    keep_s: Positive = 3600
+    """Parameter versions disappear after this time at the latest."""
+
+
+class SplitSettings(Section):
+    """Time split of a log by day number, counted from the day of its first session (0)."""
+
+    warm_days: Annotated[int, Field(ge=0)] = 4
+    """Days 0..warm_days-1 prime the models before streaming."""
+    stream_days: Positive = 3
+    """The days after that are streamed."""
+    test_days: Positive = 2
+    """The days after that are held out."""
+
+
+class PolicySettings(Section):
+    """The V1 encoder-decoder (SPEC B, C.1-C.3)."""
+
+    d_model: Annotated[int, Field(ge=8)] = 64
+    heads: Positive = 4
+    encoder_layers: Positive = 1
+    decoder_layers: Positive = 1
+    ffn: Positive = 128
+    levels: Annotated[int, Field(ge=2, le=5)] = 3
+    codes: Annotated[int, Field(ge=2, le=65536)] = 96
+    """Codebook size N_t of every level."""
+    feature_width: Annotated[int, Field(ge=4)] = 16
+    """Width of the author, tag, time, play, duration and label embeddings."""
+    static_fields: list[str] = []
+    """Profile fields (in this order) that enter the user-static pathway beside the user id."""
+    static_width: Annotated[int, Field(ge=4)] = 16
+    static_buckets: Annotated[int, Field(ge=2)] = 1024
+    user_buckets: Annotated[int, Field(ge=2)] = 4096
+    item_buckets: Annotated[int, Field(ge=2)] = 8192
+    """Rows of the hashed item (vid) table; row 0 is padding."""
+    author_buckets: Annotated[int, Field(ge=2)] = 4096
+    tag_buckets: Annotated[int, Field(ge=2)] = 1024
+    short_length: Annotated[int, Field(ge=1)] = 20
+    positive_length: Annotated[int, Field(ge=1)] = 32
+    lifelong_length: Annotated[int, Field(ge=0)] = 0
+    """Representatives kept by the lifelong compression; 0 turns the pathway off."""
+    lifelong_queries: Positive = 8
+    lifelong_blocks: Positive = 2
+    sid_input: bool = True
+    """Add the semantic-ID code embeddings (shared with the decoder) to a history item's vid embedding."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> PolicySettings:
+        if self.d_model % self.heads:
+            raise ValueError(f"policy.heads must divide policy.d_model, got {self.heads} and {self.d_model}")
+        return self
+
+
+class TokenizerSettings(Section):
+    """Item vectors and RQ-Kmeans (SPEC A.5)."""
+
+    collaborative_width: Positive = 64
+    content_width: Positive = 32
+    collaborative_weight: Weight = 1.0
+    content_weight: Weight = 0.5
+    iterations: Positive = 25
+
+
+class PretrainSettings(Section):
+    """Next-token prediction before streaming: on initial histories, then on the warm window."""
+
+    history_epochs: Annotated[int, Field(ge=0)] = 1
+    warm_epochs: Annotated[int, Field(ge=0)] = 1
+    targets_per_context: Positive = 8
+    batch_contexts: Positive = 64
+    learning_rate: Rate = 1e-3
+    sparse_learning_rate: Rate = 1e-3
+    warmup_share: Share = 0.02
+    weight_decay: Weight = 0.01
+
+
+class RewardSettings(Section):
+    """The preference model (SPEC D.1-D.2)."""
+
+    width: Positive = 32
+    history: Positive = 100
+    epochs: Positive = 2
+    batch: Positive = 512
+    learning_rate: Rate = 2e-3
+    max_weight: Weight = 20.0
+    """Objective weights are 1 / prevalence, clipped here."""
+
+
+class FilterSettings(Section):
+    """RSFT: keep the better half of the sessions by play duration (SPEC F)."""
+
+    window: Positive = 100_000
+    warmup: Annotated[int, Field(ge=0)] = 1000
+    """Sessions kept unconditionally while the streaming median has seen fewer than this many."""
+
+
+class TrainerSettings(Section):
+    """The streaming trainer."""
+
+    batch_sessions: Positive = 16
+    """Sessions consumed (before the filter) per step; batches are cut by count, never by a timer."""
+    targets: Literal["all", "positive"] = "all"
+    """Which impressions of a kept session are next-token targets."""
+    max_targets: Positive = 8
+    """Targets trained per session (the last ones)."""
+    learning_rate: Rate = 8e-5
+    sparse_learning_rate: Rate = 1e-4
+    weight_decay: Weight = 0.01
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    drain_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long to wait at the end of a finite log for outstanding groups."""
+
+
+class SyncSettings(Section):
+    """Parameter push."""
+
+    every: Positive = 1000
+    """Steps between two parameter versions."""
+    max_lag: Annotated[int, Field(ge=0)] = 2
+    """Groups that are more versions behind the newest published one are dropped."""
+
+
+class RlSettings(Section):
+    """Reinforcement learning (SPEC D.3, E.3, E.8)."""
+
+    rate: Share = 0.01
+    """Share of users (by a hash of user and day) for whom rollouts are requested."""
+    group_size: Annotated[int, Field(ge=2, le=2048)] = 512
+    groups_per_step: Positive = 4
+    max_outstanding: Positive = 64
+    """Requests in flight; beyond it new ones are skipped and counted."""
+    eps: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    delta: Annotated[float, Field(ge=0)] = 0.1
+    lambda_preference: Weight = 0.1
+    lambda_format: Weight = 0.1
+    format_samples: Annotated[int, Field(ge=0)] = 0
+    """K of the format reward; 0 means round(5 G / 128)."""
+
+
+class RolloutSettings(Section):
+    """The rollout fleet."""
+
+    actors: Positive = 2
+    actor_cpus: Annotated[float, Field(gt=0)] = 0.5
+    batch: Positive = 4
+    """Requests an actor takes at once."""
+    attempts: Positive = 3
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+
+
+class EvaluationSettings(Section):
+    """Offline evaluation by the frozen protocol."""
+
+    beam: Annotated[int, Field(ge=1)] = 128
+    max_users: Annotated[int, Field(ge=0)] = 0
+    """Evaluate a seeded sample of this many users; 0 means all."""
+    bootstrap: Positive = 1000
+    mask_seen: bool = True
+
+
+class SimulatorSettings(Section):
+    """The simulator's size (SPEC I.5-I.6)."""
+
+    items: Annotated[int, Field(ge=50)] = 8000
+    users: Annotated[int, Field(ge=10)] = 1000
+    days: Annotated[int, Field(ge=3)] = 14
+    requests_per_user: Positive = 70
+
+
+class Settings(BaseSettings):
+    """The whole tree. Load it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", env_prefix="ONEREC_", env_nested_delimiter="__", frozen=True, nested_model_default_partial_update=True
+    )
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    stream: StreamSettings = StreamSettings()
+    redis: RedisSettings = RedisSettings()
+    split: SplitSettings = SplitSettings()
+    policy: PolicySettings = PolicySettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    reward: RewardSettings = RewardSettings()
+    filter: FilterSettings = FilterSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    sync: SyncSettings = SyncSettings()
+    rl: RlSettings = RlSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    simulator: SimulatorSettings = SimulatorSettings()
+
+
+def load_settings(profile: str | Path = "", overrides: list[str] | None = None) -> Settings:
+    """Read a profile (a shipped name, or a path to a .toml or resolved .json), the environment, ``key.sub=value`` overrides.
+
+    Raises:
+        SettingsError: one line that names the key, the value and what is accepted.
+    """
+    tree = _read_profile(profile) if profile else {}
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=tree)
+
+    try:
+        return Sourced(**_override_tree(overrides or []))
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write the resolved settings without secrets (those come from the environment again)."""
+    path.write_text(settings.model_dump_json(indent=2, exclude={"redis": {"url"}}))
+
+
+def _read_profile(profile: str | Path) -> dict[str, Any]:
+    path = Path(profile)
+    if path.suffix not in {".toml", ".json"}:
+        path = PROFILES / f"{profile}.toml"
+    try:
+        text = path.read_text()
+        tree: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return tree
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.toml")))
+        raise SettingsError(f"profile {str(profile)!r} does not exist; shipped profiles: {known}, or a path to a .toml file") from None
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"profile {path} cannot be parsed: {error}") from None
+
+
+def _override_tree(overrides: list[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        *parents, leaf = key.strip().split(".")
+        if not separator or not leaf:
+            raise SettingsError(f"setting {override!r}: expected key=value, for example rl.rate=0.05")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        try:
+            node[leaf] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            node[leaf] = value
+    return tree
+
+
+def _one_line(error: ValidationError) -> str:
+    lines = []
+    for issue in error.errors(include_url=False):
+        key = ".".join(str(part) for part in issue["loc"]) or "settings"
+        shown = "" if "url" in key or isinstance(issue["input"], dict) else f", got {issue['input']!r}"
+        lines.append("unknown key " + key if issue["type"] == "extra_forbidden" else f"{key}: {issue['msg']}{shown}")
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""The only room that knows all four workers: command line, local stack, data."""

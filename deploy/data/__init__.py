@@ -1,0 +1,1 @@
+"""Importers, simulator and replay of session logs."""

@@ -1,0 +1,1 @@
+"""The preference model and the HTTP service that scores items with it."""

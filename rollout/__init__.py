@@ -1,0 +1,1 @@
+"""Candidate generation: beam search, engine, Ray actors, fleet, offline evaluation."""

@@ -1,0 +1,1 @@
+"""Items -> semantic IDs: vectors, RQ-Kmeans, the item index."""

@@ -1,0 +1,1 @@
+"""Streaming fine-tuning of the policy: consumes sessions and groups, publishes parameters."""
