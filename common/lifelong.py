@@ -6,6 +6,8 @@ represented by the event nearest to its centroid. M = clamp(ceil(D / target_leng
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,7 +51,7 @@ def leaf_limit(events: int, target_length: int) -> int:
 
 def cube_root(number: int) -> int:
     """floor(cbrt(number)) in exact integer arithmetic (64 ** (1 / 3) is 3.99… in floating point)."""
-    root = round(float(number) ** (1 / 3))
+    root = round(math.cbrt(number))
     while root**3 > number:
         root -= 1
     while (root + 1) ** 3 <= number:
