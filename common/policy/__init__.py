@@ -1,1 +1,40 @@
 """The generative policy; imports torch and numpy only, so that it runs alone on any machine."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load, save
+
+from common.policy.encoder_decoder import EncoderDecoder, Memory
+from common.settings import PolicySettings
+
+__all__ = ["EncoderDecoder", "Memory", "build_policy", "load_weights", "to_blob"]
+
+
+def build_policy(settings: PolicySettings, seed: int = 0) -> EncoderDecoder:
+    """A freshly initialised policy, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EncoderDecoder(settings)
+
+
+def to_blob(policy: EncoderDecoder) -> bytes:
+    """The weights as safetensors bytes: what a checkpoint holds and what the parameter channel carries."""
+    return save({name: tensor.detach().contiguous() for name, tensor in policy.named_parameters()})
+
+
+def load_weights(policy: EncoderDecoder, blob: bytes) -> None:
+    """Overwrite all weights in place.
+
+    Raises:
+        ValueError: names or shapes differ from this policy's.
+    """
+    tensors = load(blob)
+    own = dict(policy.named_parameters())
+    if tensors.keys() != own.keys():
+        raise ValueError(f"weights do not fit the policy: differing tensors {sorted(tensors.keys() ^ own.keys())[:5]}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            if parameter.shape != tensors[name].shape:
+                raise ValueError(f"tensor {name}: expected shape {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}")
+            parameter.copy_(tensors[name])

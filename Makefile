@@ -1,0 +1,46 @@
+# Everything a person or CI runs. A fresh machine needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup.stamp
+
+.PHONY: help setup demo test test-slow check lint types imports format clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## build .venv with .venv/bin/onerec
+
+# A fitting torch that is already visible to $(PYTHON) is kept: the environment then sees the system's packages and the
+# exact torch pin is left out of the constraints.
+$(STAMP): pyproject.toml constraints.txt deploy/setup_environment.py
+	$(PYTHON) deploy/setup_environment.py $(VENV)
+	@touch $@
+
+demo: setup  ## the whole loop on simulated sessions: about 8 minutes, ends with a report
+	$(BIN)/onerec up --profile demo --report runs/demo-report.json
+
+test: check  ## what CI runs: lint, types, import rules, then the test suite
+	$(BIN)/pytest
+
+check: setup lint types imports  ## static checks
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+imports:
+	$(BIN)/lint-imports
+
+test-slow: setup  ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+format: setup  ## rewrite the sources in the house's format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and all runs
+	rm -rf $(VENV) runs

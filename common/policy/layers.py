@@ -1,0 +1,143 @@
+"""Transformer parts shared by the policy's encoder, decoder and lifelong pathway.
+
+Shape legend: R contexts, Q query positions, S memory positions, H heads, E head width, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
+    """A linear layer with variance-preserving normal initialisation."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding table whose row 0 is padding and stays zero."""
+    embedding = nn.Embedding(rows, width, padding_idx=0)
+    nn.init.normal_(embedding.weight, std=0.02)
+    with torch.no_grad():
+        embedding.weight[0].zero_()
+    return embedding
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values may be computed once and reused for many queries."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = linear(width, width)
+        self.key = linear(width, width)
+        self.value = linear(width, width)
+        self.output = linear(width, width)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+    def keys_values(self, memory: Tensor) -> KeysValues:
+        """(…, S, D) -> keys and values (…, H, S, E)."""
+        return self._split(self.key(memory)), self._split(self.value(memory))
+
+    def attend(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Queries from x (…, Q, D) over given keys and values. ``mask``: True = visible, or an additive float bias."""
+        mixed = functional.scaled_dot_product_attention(
+            self._split(self.query(x)), *keys_values, attn_mask=mask, is_causal=causal
+        )
+        out: Tensor = self.output(mixed.transpose(-2, -3).flatten(-2))
+        return out
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Self-attention over x (…, Q, D)."""
+        return self.attend(x, self.keys_values(x), mask, causal)
+
+
+class FeedForward(nn.Module):
+    """Dense FFN: two matrices with GELU between (OneRec technical report, table 1)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = linear(width, hidden)
+        self.down = linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) -> (…, D)."""
+        out: Tensor = self.down(functional.gelu(self.up(x)))
+        return out
+
+
+class Residual(nn.Module):
+    """Pre-norm residual step: x + dropout(f(RMSNorm(x)))."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply one step."""
+        out: Tensor = x + self.dropout(step(self.norm(x)))
+        return out
+
+
+class EncoderLayer(nn.Module):
+    """Bidirectional self-attention, then FFN (pre-norm residuals)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention, self.attend = Attention(width, heads), Residual(width, dropout)
+        self.ffn, self.feed = FeedForward(width, hidden), Residual(width, dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (R, S, D), mask (R, 1, 1, S) True where visible."""
+        x = self.attend(x, lambda y: self.attention(y, mask))
+        out: Tensor = self.feed(x, self.ffn)
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, cross-attention over the context, FFN (pre-norm residuals on all three)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention, self.attend_self = Attention(width, heads), Residual(width, dropout)
+        self.cross_attention, self.attend_context = Attention(width, heads), Residual(width, dropout)
+        self.ffn, self.feed = FeedForward(width, hidden), Residual(width, dropout)
+
+    def forward(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
+        """Teacher-forced pass over x (R, T, K, D): T targets of K positions share one context."""
+        x = self.attend_self(x, lambda y: self.self_attention(y, causal=True))
+        return self._over_context(x, context, mask)
+
+    def step(self, x: Tensor, cache: KeysValues | None, context: KeysValues, mask: Tensor) -> tuple[Tensor, KeysValues]:
+        """One new position x (R, B, 1, D) per beam; ``cache`` holds the beam's earlier keys and values (R, B, H, k, E)."""
+
+        def attend(y: Tensor) -> Tensor:
+            nonlocal cache
+            new = self.self_attention.keys_values(y)
+            cache = new if cache is None else (torch.cat((cache[0], new[0]), -2), torch.cat((cache[1], new[1]), -2))
+            return self.self_attention.attend(y, cache)
+
+        x = self.attend_self(x, attend)
+        assert cache is not None
+        return self._over_context(x, context, mask), cache
+
+    def _over_context(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
+        def cross(y: Tensor) -> Tensor:
+            # All targets or beams of one user are queries of one attention: keys and values are never copied per beam.
+            return self.cross_attention.attend(y.flatten(1, 2), context, mask).view_as(y)
+
+        x = self.attend_context(x, cross)
+        out: Tensor = self.feed(x, self.ffn)
+        return out

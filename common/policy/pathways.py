@@ -1,0 +1,118 @@
+"""The encoder's four pathways (OneRec technical report, section 2.2): user static, short-term, positive feedback, lifelong.
+
+Embedding tables are shared by the pathways; every pathway has its own MLP.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.features import BUCKETS, LABEL_BITS, EventFeatures
+from common.policy.layers import Attention, FeedForward, Residual, linear, table
+from common.settings import PolicySettings
+
+
+class PathwayMlp(nn.Module):
+    """Dense(LeakyReLU(Dense(.)))."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.first = linear(inputs, width, bias=True)
+        self.second = linear(width, width, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, inputs) -> (…, D)."""
+        out: Tensor = self.second(functional.leaky_relu(self.first(x), 0.01))
+        return out
+
+
+class CodeTables(nn.Module):
+    """One embedding table per semantic-ID level, shared by history items, decoder inputs and output heads."""
+
+    def __init__(self, levels: int, codes: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(levels, codes, width) * 0.02)
+
+    def embed(self, level: int, codes: Tensor) -> Tensor:
+        """Embeddings (…, D) of codes (…) of one level."""
+        return functional.embedding(codes, self.weight[level])
+
+    def sum_of_codes(self, shifted: Tensor) -> Tensor:
+        """(…, K) of codes + 1, 0 for an unknown item -> the sum of the level embeddings (…, D), zero if unknown."""
+        levels, codes, _ = self.weight.shape
+        rows = (shifted - 1).clamp(min=0) + torch.arange(levels, device=shifted.device) * codes
+        summed = functional.embedding(rows, self.weight.flatten(0, 1)).sum(-2)
+        return summed * (shifted[..., :1] > 0)
+
+
+class EventEmbedding(nn.Module):
+    """Feature groups of one history position, concatenated: [vid; author; tag; time; play; duration; labels]."""
+
+    def __init__(self, policy: PolicySettings, codes: CodeTables) -> None:
+        super().__init__()
+        width = policy.feature_width
+        self.sid_input = policy.sid_input
+        self.codes = codes
+        self.vid = table(policy.item_buckets, policy.d_model)
+        self.author = table(policy.author_buckets, width)
+        self.tag = table(policy.tag_buckets, width)
+        self.age = table(BUCKETS, width)
+        self.hour = table(25, width)
+        self.weekday = table(8, width)
+        self.play = table(BUCKETS, width)
+        self.duration = table(BUCKETS, width)
+        self.label = nn.Parameter(torch.randn(LABEL_BITS, width) * 0.02)
+        self.width = policy.d_model + 6 * width
+
+    def forward(self, e: EventFeatures) -> Tensor:
+        """Event features (R, L) -> (R, L, self.width)."""
+        vid = self.vid(e.vid)
+        if self.sid_input:
+            vid = vid + self.codes.sum_of_codes(e.sids)
+        tag = (self.tag(e.tags) * e.tag_weight.unsqueeze(-1)).sum(-2)
+        bits = (e.labels.unsqueeze(-1) >> torch.arange(LABEL_BITS, device=e.labels.device)) & 1
+        time = self.age(e.age) + self.hour(e.hour) + self.weekday(e.weekday)
+        parts = [vid, self.author(e.author), tag, time, self.play(e.play), self.duration(e.duration)]
+        return torch.cat([*parts, bits.to(self.label.dtype) @ self.label], -1)
+
+
+class LifelongQueries(nn.Module):
+    """Learnable queries that read the compressed lifelong history: N blocks of cross-attention and FFN."""
+
+    def __init__(self, policy: PolicySettings) -> None:
+        super().__init__()
+        width = policy.d_model
+        self.queries = nn.Parameter(torch.randn(policy.lifelong_queries, width) * 0.02)
+        self.empty = nn.Parameter(torch.randn(1, width) * 0.02)
+        self.blocks = nn.ModuleList(_QueryBlock(policy) for _ in range(policy.lifelong_blocks))
+
+    def forward(self, events: Tensor, mask: Tensor, leaf_size: Tensor) -> Tensor:
+        """Events (R, L, D), mask (R, L), leaf sizes (R, L) -> (R, queries, D).
+
+        A leaf of n events gets ln n on its attention logit, which equals attending to n copies of it. A learned token
+        stands at the end, so that a user with no events still has something to attend to.
+        """
+        rows = events.shape[0]
+        memory = torch.cat((events, self.empty.expand(rows, 1, -1)), 1)
+        bias = torch.where(mask, leaf_size.clamp(min=1).log(), float("-inf"))
+        bias = functional.pad(bias, (0, 1))[:, None, None, :]
+        hidden = self.queries.expand(rows, -1, -1)
+        for block in self.blocks:
+            hidden = block(hidden, memory, bias)
+        return hidden
+
+
+class _QueryBlock(nn.Module):
+    def __init__(self, policy: PolicySettings) -> None:
+        super().__init__()
+        width = policy.d_model
+        self.attention, self.attend = Attention(width, policy.heads), Residual(width, policy.dropout)
+        self.ffn, self.feed = FeedForward(width, policy.ffn), Residual(width, policy.dropout)
+
+    def forward(self, hidden: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        keys_values = self.attention.keys_values(memory)
+        hidden = self.attend(hidden, lambda y: self.attention.attend(y, keys_values, bias.to(y.dtype)))
+        out: Tensor = self.feed(hidden, self.ffn)
+        return out

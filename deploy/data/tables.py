@@ -1,0 +1,98 @@
+"""Reading the gzipped tables that public data sets come in, with errors that name file, line and column."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def require_files(folder: Path, kind: str, names: tuple[str, ...]) -> None:
+    """Raises ValueError "FOLDER is not a KIND folder: missing X" when a file is absent."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is not a {kind} folder: missing {', '.join(missing)}")
+
+
+class Row(dict[str, str]):
+    """One row of a CSV file: column -> text, with numbers on demand."""
+
+    def __init__(self, values: dict[str, str], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+    def number(self, column: str) -> int:
+        """A required whole number >= 0 (``12`` or ``12.0``).
+
+        Raises:
+            ValueError: the column is absent, empty or something else; names file, line and value.
+        """
+        text = self.get(column) or ""
+        value = whole_number(text)
+        if value is None:
+            raise ValueError(f"{self.where}: {column} must be a whole number >= 0, got {text!r}")
+        return value
+
+    def number_or_zero(self, column: str) -> int:
+        """Like `number`, but 0 where the column is absent or empty (0 means unknown)."""
+        return self.number(column) if self.get(column) else 0
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number >= 0 that a text spells (``7``, ``7.0``), or None."""
+    if text.isdecimal():
+        return int(text)
+    whole, point, fraction = text.partition(".")
+    return int(whole) if point and whole.isdecimal() and fraction.strip("0") == "" else None
+
+
+def read_csv(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
+    """Rows of a ``.csv.gz`` file whose header has (at least) the required columns.
+
+    Raises:
+        ValueError: a column is missing or the file is damaged.
+    """
+    with _damage_named(path) as lines:
+        reader = csv.DictReader(lines)
+        missing = [column for column in required if column not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}: missing column {', '.join(missing)}")
+        for values in reader:
+            yield Row(values, f"{path} line {reader.line_num}")
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a ``.jsonl.gz`` file.
+
+    Raises:
+        ValueError: a line is not a JSON object, or the file is damaged.
+    """
+    with _damage_named(path) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path} line {number}: {error}") from None
+            if not isinstance(value, dict):
+                raise ValueError(f"{path} line {number}: expected a JSON object, got {line[:50]!r}")
+            yield value
+
+
+class _damage_named:  # noqa: N801
+    """Opens a gzipped text file; damage becomes a ValueError that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = gzip.open(path, "rt", encoding="utf-8", newline="")
+
+    def __enter__(self) -> Any:
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.file.close()
+        if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error | UnicodeDecodeError):
+            raise ValueError(f"{self.path} is damaged: {error}") from error

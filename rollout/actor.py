@@ -1,0 +1,197 @@
+"""One rollout worker: requests in, scored groups out. The fleet runs it as a Ray actor; it needs no Ray itself."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from common.context import Context
+from common.item_index import ItemIndex, latest_index
+from common.messages import NO_ITEM, RolloutGroup, RolloutRequest, Sampler
+from common.parameter_channel import ChannelError, Follower
+from common.policy import build_policy, load_weights
+from common.settings import load_settings
+from rollout.engine import Candidates, GenerationEngine
+from rollout.reward_client import RewardClient, RewardError, Scores
+from rollout.run_folder import Endpoints
+
+FIRST_VERSION_S = 120.0
+"""How long a starting worker waits for the trainer's first parameter version."""
+SCORING_SHARE = 0.8
+"""Share of ``rollout.timeout_s`` after which a batch's scores are given up, so that the group says so itself."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one batch gave: encoded groups in the order of the requests, and how it went."""
+
+    groups: list[bytes]
+    parameter_version: int
+    generate_ms: float
+    score_ms: float
+    legality: float  # share of candidates that are items; NaN if nothing was generated
+    failures: int
+
+
+class RolloutWorker:
+    """Generates and scores. Holds the policy (fp32), the current and the previous item index, and its place in the channel.
+
+    Args:
+        name: this reader's name in the parameter channel and in its groups.
+        run_folder: holds settings.json, endpoints.json and index/.
+        first_version_s: how long to wait for a first parameter version.
+
+    Raises:
+        TimeoutError: no parameter version appeared in time.
+    """
+
+    def __init__(self, name: str, run_folder: str, first_version_s: float = FIRST_VERSION_S) -> None:
+        torch.set_num_threads(1)
+        folder = Path(run_folder)
+        endpoints = Endpoints.read(folder)
+        self.name = name
+        self.run = endpoints.run
+        self.settings = load_settings(folder / "settings.json")
+        self.version = -1
+        self._indexes = folder / "index"
+        self._policy = build_policy(self.settings.policy).float()
+        self._engines: dict[int, GenerationEngine] = {}
+        self._add_engine(latest_index(self._indexes))
+        self._rewards = RewardClient(endpoints.reward)
+        redis = self.settings.redis
+        self._follower = Follower(redis.url.get_secret_value(), self.run, name, redis.timeout_s)
+        self._await_first_version(first_version_s)
+
+    def ready(self) -> int:
+        """The parameter version held; answers only once there is one."""
+        return self.version
+
+    def handle(self, requests: list[RolloutRequest]) -> Answer:
+        """Swap to the newest parameters, generate for all requests, score each.
+
+        A request whose reward or index version could not be had gets a group that carries the failure and nothing else.
+        """
+        deadline = time.monotonic() + SCORING_SHARE * self.settings.rollout.timeout_s
+        self._swap()
+        started = time.perf_counter()
+        candidates = self._generate(requests)
+        generate_ms = (time.perf_counter() - started) * 1000 / len(requests)
+        groups = [
+            self._group(request, given, generate_ms, deadline) for request, given in zip(requests, candidates, strict=True)
+        ]
+        found = [c.legality for c in candidates if c is not None]
+        return Answer(
+            groups=[group.to_bytes() for group in groups],
+            parameter_version=self.version,
+            generate_ms=generate_ms * len(requests),
+            score_ms=sum(group.scored_ms for group in groups),
+            legality=sum(found) / len(found) if found else math.nan,
+            failures=sum(bool(group.failure) for group in groups),
+        )
+
+    def close(self) -> None:
+        """Leave the parameter channel and close connections."""
+        self._follower.close()
+        self._rewards.close()
+
+    def _await_first_version(self, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        while not self._swap():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{self.name}: no parameter version of run {self.run} appeared within {wait_s:g} s")
+            self._follower.wait(min(left, 1.0))
+
+    def _swap(self) -> bool:
+        """Take the newest version if there is one; whether a version is held. An unreachable channel changes nothing."""
+        try:
+            newer = self._follower.fetch_newer(self.version)
+            if newer is not None:
+                version, blob = newer
+                load_weights(self._policy, blob)
+                self.version = version
+                self._follower.acknowledge(version)
+        except ChannelError as error:
+            log.warning("%s stays at version %d: %s", self.name, self.version, error)
+        return self.version >= 0
+
+    def _generate(self, requests: list[RolloutRequest]) -> list[Candidates | None]:
+        """Candidates per request, None where its index version is gone. One search per index version."""
+        out: list[Candidates | None] = [None] * len(requests)
+        for version in {request.index_version for request in requests}:
+            engine = self._engine(version)
+            if engine is None:
+                continue
+            where = [k for k, request in enumerate(requests) if request.index_version == version]
+            contexts = [Context.from_message(requests[k].context) for k in where]
+            for k, candidates in zip(where, engine.generate(contexts), strict=True):
+                out[k] = candidates
+        return out
+
+    def _engine(self, index_version: int) -> GenerationEngine | None:
+        """The engine of an index version: a newer one is loaded when first asked for, the last two are kept."""
+        if index_version > max(self._engines):
+            newest = latest_index(self._indexes)
+            if int(newest.name) >= index_version:
+                self._add_engine(self._indexes / f"{index_version:06d}")
+        return self._engines.get(index_version)
+
+    def _add_engine(self, snapshot: Path) -> None:
+        index = ItemIndex.load(snapshot)
+        self._engines[index.version] = GenerationEngine(self._policy, index, self.settings.rl.group_size)
+        for old in sorted(self._engines)[:-2]:
+            del self._engines[old]
+
+    def _group(
+        self, request: RolloutRequest, candidates: Candidates | None, generate_ms: float, deadline: float
+    ) -> RolloutGroup:
+        if candidates is None:
+            held = sorted(self._engines)
+            return self._failed(request, f"gone: item index {request.index_version} is not held (held: {held})")
+        started = time.perf_counter()
+        try:
+            scores = self._score(request, candidates, deadline - time.monotonic())
+        except RewardError as error:
+            return self._failed(request, str(error), generate_ms, (time.perf_counter() - started) * 1000)
+        rewards = iter(scores.rewards)
+        item_ids: list[int] = candidates.item_ids.tolist()
+        return RolloutGroup(
+            **origin(request),
+            actor=self.name,
+            parameter_version=self.version,
+            reward_version=scores.reward_version,
+            sampler=self._sampler(),
+            codes=candidates.codes.tolist(),
+            log_probs=candidates.log_probs.tolist(),
+            item_ids=item_ids,
+            rewards=[None if item == NO_ITEM else next(rewards) for item in item_ids],
+            generated_ms=generate_ms,
+            scored_ms=(time.perf_counter() - started) * 1000,
+            produced_ms=now_ms(),
+        )
+
+    def _score(self, request: RolloutRequest, candidates: Candidates, budget_s: float) -> Scores:
+        legal = candidates.item_ids[candidates.item_ids != NO_ITEM].tolist()
+        return self._rewards.score(request.context, legal, request.index_version, budget_s)
+
+    def _failed(
+        self, request: RolloutRequest, failure: str, generated_ms: float = 0.0, scored_ms: float = 0.0
+    ) -> RolloutGroup:
+        log.warning("%s: request %s failed: %s", self.name, request.request_id, failure)
+        timings = {"generated_ms": generated_ms, "scored_ms": scored_ms}
+        return failed_group(request, self.name, self.version, self._sampler(), failure, timings)
+
+    def _sampler(self) -> Sampler:
+        return Sampler(width=self.settings.rl.group_size)
+
+
+def origin(request: RolloutRequest) -> dict[str, object]:
+    """The fields that a group echoes from its request."""
+    names = ("request_id", "run", "topic", "partition", "offset", "digest", "index_version", "requested_ms")
+    return {name: getattr(request, name) for name in names}

@@ -1,0 +1,159 @@
+"""Next-token pre-training: on the initial histories as ordered sequences, then on the warm window's sessions.
+
+Imports torch and the policy only. A history is cut into blocks of consecutive events; the events before a block are the
+context that its targets share, so position k never sees position k or later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from common.context import Context, UserEvents
+from common.features import Featurizer
+from common.item_index import ItemIndex
+from common.messages import POSITIVE
+from common.policy import EncoderDecoder
+from common.session_log import SessionLog
+from common.settings import Settings
+from trainer.objectives import next_token_loss
+from trainer.optimizer import build_optimizer, scale_learning_rate
+from trainer.step import SftSample, pad_targets
+
+IntArray = npt.NDArray[np.int64]
+Progress = Callable[[str, int, int, float], None]
+"""Called with (phase, batches done, batches in all, recent loss)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserLog:
+    """One user's past for pre-training: ``events`` oldest first, of which the first ``initial`` are initial history.
+
+    ``sessions`` are [first, last) slices of ``events`` that arrived together in the warm window.
+    """
+
+    user_id: int
+    profile: dict[str, int]
+    events: UserEvents
+    initial: int
+    sessions: list[tuple[int, int, int]]  # first, last, tab
+
+
+def load_user_logs(log: SessionLog, days: int) -> list[UserLog]:
+    """Everybody's initial history followed by their sessions of the log's first ``days`` days."""
+    parts: dict[int, list[UserEvents]] = {}
+    profiles: dict[int, dict[str, int]] = {}
+    tabs: dict[int, list[int]] = {}
+    for user in log.users():
+        parts[user.user_id] = [UserEvents.from_message(user.history)]
+        profiles[user.user_id] = dict(user.profile)
+    for session in log.sessions(0, days - 1) if days else ():
+        parts.setdefault(session.user_id, [UserEvents.empty()]).append(UserEvents.from_impressions(session.impressions))
+        tabs.setdefault(session.user_id, []).append(session.impressions[0].tab)
+    logs = []
+    for user_id, pieces in parts.items():
+        ends = np.cumsum([len(p) for p in pieces]).tolist()
+        sessions = list(zip(ends[:-1], ends[1:], tabs.get(user_id, []), strict=True))
+        logs.append(UserLog(user_id, profiles.get(user_id, {}), UserEvents.concatenate(pieces), ends[0], sessions))
+    return logs
+
+
+def target_codes(events: UserEvents, index: ItemIndex, which: str, limit: int | None = None) -> IntArray:
+    """Semantic IDs (T, K) of the events that are next-token targets: known items, all or only positive events."""
+    rows = index.rows(events.item_id)
+    wanted = rows >= 0
+    if which == "positive":
+        wanted &= (events.labels & int(POSITIVE)) > 0
+    chosen = rows[wanted][-limit:] if limit else rows[wanted]
+    return index.sids[chosen].astype(np.int64)
+
+
+def history_samples(users: list[UserLog], index: ItemIndex, settings: Settings, rng: np.random.Generator) -> list[SftSample]:
+    """Blocks of `targets_per_context` history events, cut at a random phase per user, each with what came before it."""
+    size = settings.pretrain.targets_per_context
+    samples = []
+    for user in users:
+        history = user.events.take(slice(0, user.initial))
+        first_cut = int(rng.integers(1, size + 1))
+        for start in [0, *range(first_cut, len(history), size)]:
+            stop = first_cut if start == 0 else start + size
+            block = history.take(slice(start, stop))
+            codes = target_codes(block, index, settings.trainer.targets)
+            if len(codes):
+                time_ms = int(block.time_ms[0])
+                context = Context(user.user_id, time_ms, 0, user.profile, history.take(slice(0, start)))
+                samples.append(SftSample(context, codes))
+    return samples
+
+
+def session_samples(users: list[UserLog], index: ItemIndex, settings: Settings) -> list[SftSample]:
+    """The warm window's sessions in time order: context = all events before the session."""
+    timed: list[tuple[int, SftSample]] = []
+    for user in users:
+        for first, last, tab in user.sessions:
+            block = user.events.take(slice(first, last))
+            codes = target_codes(block, index, settings.trainer.targets, settings.trainer.max_targets)
+            if len(codes):
+                time_ms = int(block.time_ms[0])
+                context = Context(user.user_id, time_ms, tab, user.profile, user.events.take(slice(0, first)))
+                timed.append((time_ms, SftSample(context, codes)))
+    timed.sort(key=lambda pair: pair[0])
+    return [sample for _, sample in timed]
+
+
+def pretrain(
+    policy: EncoderDecoder, users: list[UserLog], index: ItemIndex, settings: Settings, progress: Progress
+) -> dict[str, list[float]]:
+    """Train in place; one schedule (warm-up, then cosine to a tenth) over both phases. Returns the loss curve by phase."""
+    phases = settings.pretrain
+    rng = np.random.default_rng(settings.seed)
+    plan: list[tuple[str, list[SftSample]]] = []
+    for _ in range(phases.history_epochs):
+        samples = history_samples(users, index, settings, rng)
+        plan.append(("histories", [samples[i] for i in rng.permutation(len(samples))]))
+    warm = session_samples(users, index, settings)
+    plan += [("warm window", warm)] * phases.warm_epochs
+    batch = phases.batch_contexts
+    total = sum(-(-len(samples) // batch) for _, samples in plan)
+    optimizer = build_optimizer(policy, phases.learning_rate, phases.sparse_learning_rate, phases.weight_decay)
+    featurizer = Featurizer(policy.settings, index)
+    policy.train()
+    curves: dict[str, list[float]] = {}
+    for done, (phase, samples) in enumerate(_batches(plan, batch), 1):
+        scale_learning_rate(optimizer, schedule(done, total, phases.warmup_share))
+        loss = _fit(policy, optimizer, featurizer, samples, settings.trainer.clip_norm)
+        curves.setdefault(phase, []).append(loss)
+        progress(phase, done, total, float(np.mean(curves[phase][-50:])))
+    return curves
+
+
+def schedule(step: int, total: int, warmup_share: float) -> float:
+    """Learning-rate factor: linear warm-up over the given share, then cosine from 1 to 0.1."""
+    warmup = max(1.0, warmup_share * total)
+    if step < warmup:
+        return step / warmup
+    return 0.55 + 0.45 * float(np.cos(np.pi * (step - warmup) / max(1.0, total - warmup)))
+
+
+def _batches(plan: list[tuple[str, list[SftSample]]], size: int) -> Iterator[tuple[str, list[SftSample]]]:
+    for phase, samples in plan:
+        for start in range(0, len(samples), size):
+            yield phase, samples[start : start + size]
+
+
+def _fit(
+    policy: EncoderDecoder, optimizer: torch.optim.Optimizer, featurizer: Featurizer, samples: list[SftSample], clip: float
+) -> float:
+    device = next(policy.parameters()).device
+    codes, mask = pad_targets([s.codes for s in samples])
+    inputs = featurizer([s.context for s in samples]).to(device)
+    optimizer.zero_grad(set_to_none=True)
+    loss = next_token_loss(policy.log_probs(policy.encode(inputs), codes.to(device)), mask.to(device))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), clip)
+    optimizer.step()
+    return loss.item()

@@ -1,0 +1,141 @@
+"""One optimizer step on a batch of fine-tuning samples and up to a few rollout groups.
+
+Imports torch and the policy only: it runs alone on any machine.
+Shape legend: R contexts, T targets per context (padded), G candidates per group, K levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from common.context import Context
+from common.features import Featurizer
+from common.policy import EncoderDecoder
+from common.settings import Settings
+from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
+from trainer.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class SftSample:
+    """One kept session: its context as-of the session and its target items' semantic IDs (T, K)."""
+
+    context: Context
+    codes: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RlSample:
+    """One rollout group, scored: ``advantages`` are 0 where a candidate is masked."""
+
+    context: Context
+    codes: npt.NDArray[np.int64]  # (G, K)
+    log_probs_old: npt.NDArray[np.float32]  # (G, K), of the behaviour policy
+    advantages: npt.NDArray[np.float32]  # (G,)
+    legal: npt.NDArray[np.bool_]  # (G,)
+
+
+@dataclass(slots=True)
+class StepMetrics:
+    """What one step measured; losses are means over their samples, norms are taken before clipping."""
+
+    targets: int = 0
+    loss_per_level: list[float] = field(default_factory=list)
+    preference_loss: float = 0.0
+    format_loss: float = 0.0
+    sft_grad_norm: float = 0.0
+    rl_grad_norm: float = 0.0
+    clipped_share: float = 0.0
+    mean_ratio: float = 0.0
+
+
+class TrainingStep:
+    """Holds policy and optimizer; `run` makes one step. The format draw is seeded by (seed, step), so a step is a pure
+    function of weights, optimizer state, samples and step number."""
+
+    def __init__(self, policy: EncoderDecoder, featurizer: Featurizer, settings: Settings) -> None:
+        trainer = settings.trainer
+        self.policy, self.featurizer, self.settings = policy, featurizer, settings
+        self.optimizer = build_optimizer(policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay)
+        size = settings.rl.group_size
+        self.format_samples = min(size, settings.rl.format_samples or max(1, round(5 * size / 128)))
+
+    def run(self, samples: list[SftSample], groups: list[RlSample], step: int) -> StepMetrics:
+        """One optimizer step; with nothing to train on, weights and optimizer stay as they are."""
+        metrics = StepMetrics()
+        if not samples and not groups:
+            return metrics
+        self.optimizer.zero_grad(set_to_none=True)
+        if samples:
+            self._next_token(samples, metrics)
+        if groups:
+            self._reinforce(groups, step, metrics)
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.trainer.clip_norm)
+        self.optimizer.step()
+        return metrics
+
+    def _next_token(self, samples: list[SftSample], metrics: StepMetrics) -> None:
+        codes, mask = pad_targets([s.codes for s in samples])
+        self.policy.train()
+        log_probs = self.policy.log_probs(self.policy.encode(self.featurizer([s.context for s in samples])), codes)
+        next_token_loss(log_probs, mask).backward()
+        metrics.targets = int(mask.sum())
+        metrics.loss_per_level = (-log_probs.detach()[mask].mean(0)).tolist()
+        metrics.sft_grad_norm = self._gradient_norm([p.grad for p in self.policy.parameters()])
+
+    def _reinforce(self, groups: list[RlSample], step: int, metrics: StepMetrics) -> None:
+        rl = self.settings.rl
+        self.policy.eval()  # dropout off: the ratio must compare like with like
+        memory = self.policy.encode(self.featurizer([g.context for g in groups]))
+        log_prob = self.policy.log_probs(memory, torch.from_numpy(np.stack([g.codes for g in groups]))).sum(-1)
+        old = torch.from_numpy(np.stack([g.log_probs_old for g in groups])).sum(-1)
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        preference = log_prob.new_zeros(())
+        form = log_prob.new_zeros(())
+        for g, group in enumerate(groups):
+            advantage = torch.from_numpy(group.advantages)
+            preference = preference + ecpo_loss(log_prob[g], old[g], advantage, rl.eps, rl.delta)
+            legal = torch.from_numpy(group.legal)
+            form = form + format_loss(log_prob[g], old[g], legal, self.format_samples, rl.eps, rl.delta, generator)
+        # Divided by the constant, not by the groups at hand: arrival timing must not change a group's weight.
+        loss = (rl.lambda_preference * preference + rl.lambda_format * form) / rl.groups_per_step
+        parameters = list(self.policy.parameters())
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        ratio = early_clipped_ratio(log_prob.detach(), old, rl.eps, rl.delta)
+        metrics.rl_grad_norm = self._gradient_norm(list(gradients))
+        metrics.preference_loss = float(preference.detach()) / len(groups)
+        metrics.format_loss = float(form.detach()) / len(groups)
+        metrics.clipped_share = float(((ratio - 1).abs() > rl.eps).float().mean())
+        metrics.mean_ratio = float(ratio.mean())
+
+    @staticmethod
+    def _gradient_norm(gradients: list[Tensor | None]) -> float:
+        present = [g for g in gradients if g is not None]
+        return float(torch.nn.utils.get_total_norm(present)) if present else 0.0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's state as flat named tensors."""
+        return optimizer_tensors(self.policy, self.optimizer)
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Restore `state_dict`."""
+        load_optimizer_tensors(self.policy, self.optimizer, tensors)
+
+
+def pad_targets(targets: list[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    """Lists of (T_r, K) -> codes (R, T, K) and mask (R, T)."""
+    longest = max(len(t) for t in targets)
+    codes = np.zeros((len(targets), longest, targets[0].shape[1]), np.int64)
+    mask = np.zeros((len(targets), longest), np.bool_)
+    for row, target in enumerate(targets):
+        codes[row, : len(target)] = target
+        mask[row, : len(target)] = True
+    return torch.from_numpy(codes), torch.from_numpy(mask)
