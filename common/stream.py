@@ -190,8 +190,8 @@ class Producer:
         try:
             with _named(self._bootstrap):
                 future = self._client.send(topic, value, key=key, partition=partition, timestamp_ms=timestamp_ms)
-        except AssertionError as error:  # how the client says that there is no such partition
-            raise StreamError(f"Kafka at {self._bootstrap}: topic {topic} has no partition {partition}") from error
+        except ValueError as error:  # no such partition
+            raise StreamError(f"Kafka at {self._bootstrap}: {error}") from error
         future.add_callback(self._on_acknowledged)
         self._unflushed.append(future)
         return future

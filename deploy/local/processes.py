@@ -68,7 +68,7 @@ class Child:
     def terminate(self, timeout_s: float) -> int:
         """SIGTERM to the program, wait up to ``timeout_s``, then SIGKILL to what is left of its group; exit status."""
         if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM)  # not through Popen, which would reap an ended process first
             self.wait(timeout_s)
             os.killpg(self.pid, signal.SIGKILL)
         return self.process.wait()
