@@ -20,7 +20,7 @@ def assign(points: Tensor, centroids: Tensor) -> Tensor:
     wide = centroids.double()
     squares = (wide**2).sum(1)
     # ||x||^2 - 2 x.c + ||c||^2 without its first term, which is the same for every centroid.
-    chunks = [torch.argmin(squares - 2 * chunk.double() @ wide.T, dim=1) for chunk in points.split(CHUNK)]
+    chunks = [torch.argmin(squares - 2 * chunk.double() @ wide.T, dim=1) for chunk in torch.split(points, CHUNK)]
     return torch.cat(chunks)
 
 
@@ -73,7 +73,7 @@ def _means(points: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
 
 def _fill_empty(points: Tensor, centroids: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
     """Move each empty cluster's centroid to the farthest point of the cluster with the largest inertia."""
-    empty = torch.flatnonzero(torch.bincount(labels, minlength=len(centroids)) == 0)
+    empty = torch.nonzero(torch.bincount(labels, minlength=len(centroids)) == 0).squeeze(1)
     if not len(empty):
         return centroids, False
     centroids, labels = centroids.clone(), labels.clone()
