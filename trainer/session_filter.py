@@ -69,7 +69,8 @@ class SessionFilter:
             return score > median
         below, upto = bisect_left(self._sorted, score), bisect_right(self._sorted, score)
         above, ties = len(self._sorted) - upto, upto - below
-        self._carry += (len(self._sorted) / 2 - above) / ties
+        # The middle of an even window may be a score that nobody had: then every second one is kept.
+        self._carry += (len(self._sorted) / 2 - above) / ties if ties else 0.5
         if self._carry < 1.0:
             return False
         self._carry -= 1.0

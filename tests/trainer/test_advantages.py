@@ -22,7 +22,8 @@ def test_illegal_candidates_change_nothing_for_the_others() -> None:
 @pytest.mark.parametrize("group", [[], [None, None], [0.3, None], [0.3, 0.3, 0.3], [0.3, 0.3 + 1e-7]])
 def test_nothing_to_prefer_gives_zeros(group: list[float | None]) -> None:
     advantages = group_advantages(group)
-    assert (advantages.dtype, advantages.tolist()) == (np.float32, [0.0] * len(group))
+    assert advantages.dtype == np.dtype(np.float32)
+    assert advantages.tolist() == [0.0] * len(group)
 
 
 def test_an_outlier_is_clamped() -> None:

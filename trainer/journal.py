@@ -1,0 +1,119 @@
+"""The write-ahead journal: what enters each step, on disk before the step runs.
+
+After a crash the steps behind the last checkpoint are executed again exactly as written here, so that no step is ever
+trained in two different ways. One JSON line per step, each with its checksum. A last line without its newline was being
+written when the process died; its step never ran, and it is dropped. Any other damage is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Offset = Annotated[int, Field(ge=0)]
+
+
+class JournalError(ValueError):
+    """The journal is damaged or does not fit the checkpoint: names file and line."""
+
+
+class SettledGroup(BaseModel):
+    """One record of the groups topic (or none, for a request that was given up), and what became of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    record: tuple[Offset, Offset] | None
+    """(partition, offset) in the groups topic."""
+    request: tuple[Offset, Offset] | None
+    """(partition, offset) of the session whose request this settles; None where it settles none."""
+    request_id: str = ""
+    outcome: str
+
+
+class JournalEntry(BaseModel):
+    """All that enters one step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: Annotated[int, Field(ge=1)]
+    ranges: dict[int, tuple[Offset, Offset]] = {}
+    """Sessions partition -> [first, last + 1)."""
+    groups: list[SettledGroup] = []
+    index_version: Annotated[int, Field(ge=1)]
+
+
+class Journal:
+    """The journal file of one run. Opening it drops a torn last line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _drop_torn_line(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        _sync_folder(path.parent)
+
+    def append(self, entry: JournalEntry) -> None:
+        """Write an entry; when this returns it is on disk and its step may run."""
+        body = entry.model_dump_json()
+        line = f'{{"xxh3_128": "{_checksum(body)}", "entry": {body}}}\n'.encode()
+        written = os.write(self._file, line)
+        if written != len(line):
+            raise JournalError(f"{self.path}: only {written} of {len(line)} bytes of step {entry.step} could be written")
+        os.fsync(self._file)
+
+    def after(self, step: int) -> list[JournalEntry]:
+        """The entries of the steps behind ``step``, in order.
+
+        Raises:
+            JournalError: a line is damaged, or the steps do not follow each other.
+        """
+        entries: list[JournalEntry] = []
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                entry = self._parse(line, number)
+                if entry.step <= step:
+                    continue
+                expected = entries[-1].step + 1 if entries else step + 1
+                if entry.step != expected:
+                    raise JournalError(f"{self.path} line {number}: expected step {expected}, got {entry.step}")
+                entries.append(entry)
+        return entries
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _parse(self, line: bytes, number: int) -> JournalEntry:
+        try:
+            data: dict[str, Any] = json.loads(line)
+            entry = JournalEntry.model_validate(data["entry"])
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise JournalError(f"{self.path} line {number} is damaged: {str(error).splitlines()[0]}") from None
+        if data.get("xxh3_128") != _checksum(entry.model_dump_json()):
+            raise JournalError(f"{self.path} line {number} is damaged: its checksum does not match")
+        return entry
+
+
+def _checksum(body: str) -> str:
+    return xxhash.xxh3_128_hexdigest(body.encode())
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
