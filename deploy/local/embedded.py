@@ -30,14 +30,14 @@ class Broker(NamedTuple):
     address: str
 
 
-def start_kafka(folder: Path, log: Path) -> Broker:
-    """Start the embedded Kafka and wait until it answers a metadata call. ``folder`` is its working folder (0700).
+def start_kafka(folder: Path, log: Path, port: int = 0) -> Broker:
+    """Start the embedded Kafka and wait until it answers a metadata call. ``folder`` is made 0700; ``port`` 0 means any.
 
     Raises:
         StackError: it is not installed, ended, or did not get ready within 30 s.
     """
     _private(folder)
-    port = free_port()
+    port = port or free_port()
     url = f"tcp://127.0.0.1:{port}"
     # The cluster id is new at every start, because the log is: readers can tell it from the one before.
     cluster = f"embedded-{secrets.token_hex(8)}"
@@ -53,14 +53,16 @@ def start_kafka(folder: Path, log: Path) -> Broker:
     return Broker(child, f"127.0.0.1:{port}")
 
 
-def start_redis(folder: Path, log: Path) -> Broker:
+def start_redis(folder: Path, log: Path, port: int = 0) -> Broker:
     """Start the embedded Redis with a random password and wait until it answers PING. ``folder`` is made 0700.
+
+    ``port`` 0 means any.
 
     Raises:
         StackError: it is not installed, ended, or did not get ready within 30 s.
     """
     _private(folder)
-    port, password = free_port(), secrets.token_hex(24)
+    port, password = port or free_port(), secrets.token_hex(24)
     settings = {
         "bind": "127.0.0.1",
         "port": str(port),

@@ -1,0 +1,72 @@
+"""Evaluation by the frozen protocol, written into the run folder: figures as JSON, per-user values as npy.
+
+Before and after streaming, every policy and baseline sees the same users with histories frozen at the end of the last
+streamed day, so that only what was learned differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from common.item_index import ItemIndex, latest_index
+from common.policy import build_policy, load_weights
+from common.session_log import SessionLog
+from deploy.local.run_folder import RunFolder, write_json
+from rollout.engine import GenerationEngine
+from rollout.evaluation import (
+    CUTS,
+    EvaluationSet,
+    IntArray,
+    baseline_rankings,
+    build_evaluation_set,
+    evaluate_policy,
+    next_token_losses,
+    recall_and_ndcg,
+)
+
+
+def judge_policy(run: RunFolder, name: str, blob: bytes, say: Any) -> dict[str, Any]:
+    """Retrieval and next-token loss of one policy on the test days; leaves ``evaluation/NAME.json`` and arrays."""
+    settings = run.settings
+    index, data = _load(run)
+    policy = build_policy(settings.policy)
+    load_weights(policy, blob)
+    engine = GenerationEngine(policy, index, settings.evaluation.beam, constrained=True)
+    ranked = evaluate_policy(engine, data, progress=lambda done, of: say(f"evaluating {name}: {done:,} of {of:,} users"))
+    figures = _figures(run, name, ranked, data)
+    if data.users:
+        levels = next_token_losses(policy, engine, data).tolist()
+        figures |= {"loss": sum(levels), "loss_per_level": levels}
+    write_json(run.evaluation / f"{name}.json", figures)
+    return figures
+
+
+def judge_baselines(run: RunFolder) -> dict[str, Any]:
+    """Popularity of the last day and ItemKNN on all watches, for the same users."""
+    index, data = _load(run)
+    rankings = baseline_rankings(data, len(index)) if data.users else {}
+    figures = {name: _figures(run, name, ranked, data) for name, ranked in rankings.items()}
+    write_json(run.evaluation / "baselines.json", figures)
+    return figures
+
+
+def _load(run: RunFolder) -> tuple[ItemIndex, EvaluationSet]:
+    settings = run.settings
+    index = ItemIndex.load(latest_index(run.index))
+    first = settings.split.warm_days + settings.split.stream_days
+    return index, build_evaluation_set(SessionLog.open(run.log), index, settings, first, settings.split.test_days)
+
+
+def _figures(run: RunFolder, name: str, ranked: list[IntArray], data: EvaluationSet) -> dict[str, Any]:
+    figures: dict[str, Any] = {"users": len(data.users)}
+    if not data.users:
+        return figures
+    run.evaluation.mkdir(exist_ok=True)
+    targets = [user.targets for user in data.users]
+    for cut in CUTS:
+        recall, ndcg = recall_and_ndcg(ranked, targets, cut)
+        np.save(run.evaluation / f"{name}.recall_at_{cut}.npy", recall, allow_pickle=False)
+        figures |= {f"recall_at_{cut}": float(recall.mean()), f"ndcg_at_{cut}": float(ndcg.mean())}
+    return figures

@@ -1,0 +1,196 @@
+"""The processes of the loop on one machine: started in order, watched, restarted where that is safe, stopped in order."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from common.settings import Settings
+from common.stream import create_topics
+from deploy.local.embedded import start_kafka, start_redis
+from deploy.local.processes import Child, StackError, spawn, wait_until
+from deploy.local.run_folder import RunFolder, read_json, write_json
+
+READY_S = 240.0
+MAX_RESTARTS = 5
+TICK_S = 0.5
+STOP_ORDER = ("replay", "trainer", "rollout", "reward", "redis", "kafka")
+STOP_S = {"trainer": 60.0, "rollout": 30.0}
+RESTARTED = ("trainer", "reward")
+"""Workers that go on where they were when they are started again; anything else that dies ends the run."""
+
+
+class Stack:
+    """The run's child processes. Use it as a context manager: leaving it stops everything, however it is left.
+
+    Must be entered in the main thread, with whose end the kernel kills the children.
+    """
+
+    def __init__(self, run: RunFolder, settings: Settings, speed: float) -> None:
+        self.run, self.settings, self.speed = run, settings, speed
+        self.children: dict[str, Child] = {}
+        self.restarts: Counter[str] = Counter()
+        self.kafka = settings.stream.bootstrap
+        self.redis_url = settings.redis.url.get_secret_value()
+        self._commands: dict[str, list[str]] = {}
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start_brokers(self) -> None:
+        """Start the embedded Kafka and Redis where no existing ones were given, and create the run's topics."""
+        if not self.kafka:
+            broker = start_kafka(self.run.path / "kafka", self.run.log_file("kafka"))
+            self.children["kafka"], self.kafka = broker.child, broker.address
+        if not self.redis_url:
+            broker = start_redis(self.run.path / "redis", self.run.log_file("redis"))
+            self.children["redis"], self.redis_url = broker.child, broker.address
+        self._note()
+
+    def start_workers(self) -> None:
+        """Start reward service, trainer and fleet, and wait until all are ready.
+
+        Raises:
+            StackError: one of them ended, or was not ready in time; shows the end of its log.
+        """
+        stream, name = self.settings.stream, f"run-{secrets.token_hex(4)}"
+        prefix = f"{stream.prefix}.{name}"
+        create_topics(self.kafka, prefix, stream.partitions, stream.timeout_s)
+        reward = self._start_reward()
+        endpoints = {"run": name, "kafka": self.kafka, "prefix": prefix, "reward": reward}
+        write_json(self.run.endpoints, endpoints)
+        for worker in ("trainer", "rollout"):
+            self._start(worker, [sys.executable, "-m", worker, "--run-folder", str(self.run.path)])
+        ready = [self.run.ready_file(worker) for worker in ("trainer", "rollout")]
+        workers = [self.children[name] for name in ("trainer", "rollout", "reward")]
+        wait_until(lambda: all(file.exists() for file in ready), READY_S, "trainer and rollout fleet", workers)
+
+    def start_replay(self) -> None:
+        """Put the log's stream days on Kafka."""
+        command = [sys.executable, "-m", "deploy.cli.main", "replay", str(self.run.log), "--speed", f"{self.speed:g}"]
+        self._start("replay", [*command, "--run-folder", str(self.run.path)])
+
+    def watch(self, on_tick: Callable[[], None]) -> None:
+        """Watch the processes until the trainer has consumed the finite log and ends by itself.
+
+        Raises:
+            StackError: a process ended that must not, or one was restarted too often.
+        """
+        while True:
+            on_tick()
+            for name, child in list(self.children.items()):
+                code = child.returncode
+                if code is None or (name == "replay" and code == 0):
+                    continue
+                if name == "trainer" and code == 0:
+                    return
+                self._ended(name, child, code)
+            self.children["trainer"].wait(TICK_S)
+
+    def stop(self) -> None:
+        """Stop all processes, readers of a stream before what they read from; leaves none running."""
+        for name in STOP_ORDER:
+            child = self.children.pop(name, None)
+            if child is not None:
+                child.terminate(STOP_S.get(name, 10.0))
+        self._note()
+
+    def _start_reward(self) -> str:
+        """Start the reward service on a free port; its address."""
+        port_file = self.run.path / "ready" / "reward.port"
+        port_file.parent.mkdir(exist_ok=True)
+        folders = ["--reward", str(self.run.reward), "--index", str(self.run.index), "--port-file", str(port_file)]
+        command = [sys.executable, "-m", "reward_service", *folders, "--port"]
+        self._start("reward", [*command, "0"])
+        wait_until(lambda: _port(port_file) > 0, READY_S, "the reward service", [self.children["reward"]])
+        port = _port(port_file)
+        self._commands["reward"] = [*command, str(port)]  # one that is started again keeps its address
+        return f"http://127.0.0.1:{port}"
+
+    def _start(self, name: str, command: list[str]) -> None:
+        self._commands[name] = command
+        self.children[name] = spawn(command, self.run.log_file(name), self._environment(), name)
+        self._note()
+
+    def _environment(self) -> dict[str, str]:
+        one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        return one | {"ONEREC_REDIS__URL": self.redis_url}
+
+    def _ended(self, name: str, child: Child, code: int) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        if name not in RESTARTED or self.restarts[name] >= MAX_RESTARTS:
+            again = f" after {self.restarts[name]} restarts" if self.restarts[name] else ""
+            raise StackError(f"{name} {how}{again}\n--- end of {child.log_path}\n{child.log_tail() or '(empty)'}")
+        child.terminate(1.0)  # reaps it, and ends what it may have left
+        self.restarts[name] += 1
+        self._start(name, self._commands[name])
+
+    def _note(self) -> None:
+        """Keep process ids, restarts and start times where the report and a person can read them."""
+        write_json(self.run.processes, {name: child.pid for name, child in self.children.items()})
+        write_json(self.run.stack, {"restarts": {name: self.restarts[name] for name in RESTARTED}})
+
+
+def run_lanes(run: RunFolder, lanes: list[list[str]], on_line: Callable[[dict[str, str]], None]) -> None:
+    """Run preparation steps as child processes: lanes beside each other, the steps of a lane one after the other.
+
+    Args:
+        run: where they work.
+        lanes: step names of `deploy.local.prepare`. Several lanes share the cores evenly.
+        on_line: called with each running step's newest line of progress.
+
+    Raises:
+        StackError: a step failed; shows the end of its log.
+    """
+    threads = max(1, (os.cpu_count() or 1) // len(lanes))
+    waiting = [list(lane) for lane in lanes]
+    running: dict[int, Child] = {}
+    try:
+        while any(waiting) or running:
+            for number, lane in enumerate(waiting):
+                if lane and number not in running:
+                    running[number] = _spawn_step(run, lane.pop(0), threads)
+            for number, child in list(running.items()):
+                if not child.alive:
+                    _finish_step(child)
+                    del running[number]
+            on_line({child.name: last_line(child.log_path) for child in running.values()})
+            time.sleep(0.05)
+    finally:
+        for child in running.values():
+            child.terminate(0.5)
+
+
+def _spawn_step(run: RunFolder, step: str, threads: int) -> Child:
+    command = [sys.executable, "-m", "deploy.local.prepare", step]
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    arguments = ["--run-folder", str(run.path), "--threads", str(threads)]
+    return spawn([*command, *arguments], run.log_file(step), environment, step)
+
+
+def _finish_step(child: Child) -> None:
+    code = child.terminate(1.0)
+    if code:
+        raise StackError(f"step {child.name} failed with status {code}\n--- end of {child.log_path}\n{child.log_tail()}")
+
+
+def last_line(path: Path) -> str:
+    """The last whole line of a log, short enough for one row of a terminal."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 500, 0))
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:110] if lines else "starting"
+
+
+def _port(file: Path) -> int:
+    text = file.read_text().strip() if file.exists() else ""
+    return int(text) if text.isdecimal() else int(read_json(file).get("port", 0)) if text else 0
