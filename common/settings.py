@@ -110,6 +110,10 @@ class TokenizerSettings(Section):
     collaborative_weight: Weight = 1.0
     content_weight: Weight = 0.5
     iterations: Positive = 25
+    window: Positive = 10
+    """Two items of one user co-occur when they are at most this many positions apart."""
+    dedup: Literal["none", "next_best"] = "next_best"
+    """``next_best`` gives items that share a semantic ID different last codes where their prefix has codes left."""
 
 
 class PretrainSettings(Section):
@@ -222,7 +226,11 @@ class Settings(BaseSettings):
     """The whole tree. Load it with `load_settings`."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", env_prefix="ONEREC_", env_nested_delimiter="__", frozen=True, nested_model_default_partial_update=True
+        extra="forbid",
+        env_prefix="ONEREC_",
+        env_nested_delimiter="__",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -283,7 +291,9 @@ def _read_profile(profile: str | Path) -> dict[str, Any]:
         return tree
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.toml")))
-        raise SettingsError(f"profile {str(profile)!r} does not exist; shipped profiles: {known}, or a path to a .toml file") from None
+        raise SettingsError(
+            f"profile {str(profile)!r} does not exist; shipped profiles: {known}, or a path to a .toml file"
+        ) from None
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"profile {path} cannot be parsed: {error}") from None
 
