@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup.stamp
 
-.PHONY: help setup demo test test-slow check lint types imports format clean
+.PHONY: help setup demo test test-slow check static lint types imports format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,10 +20,12 @@ $(STAMP): pyproject.toml constraints.txt deploy/setup_environment.py
 demo: setup  ## the whole loop on simulated sessions: about 8 minutes, ends with a report
 	$(BIN)/onerec up --profile demo --report runs/demo-report.json
 
-test: check  ## what CI runs: lint, types, import rules, then the test suite
+test: setup static  ## lint, types, import rules, then the test suite: what CI runs
 	$(BIN)/pytest
 
-check: setup lint types imports  ## static checks
+check: test  ## the same as test
+
+static: setup lint types imports  ## lint, types and import rules only
 
 lint:
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """User context -> the policy's input tensors (SPEC B.1-B.4).
 
 Shape legend: R contexts, L positions of a pathway, T tags per position, F static fields, K levels.
-Positions run newest first, so that a position embedding means recency rank. Id 0 is always the padding row.
+Positions run newest first, so that a position embedding means recency rank; a pathway is as long as the batch's longest
+context needs, at most the length in the settings. Id 0 is always the padding row.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ class Featurizer:
         lifelong = self._lifelong(contexts, now) if policy.lifelong_length else None
         return PolicyInputs(
             self._static(contexts),
-            self._pathway(short, now, policy.short_length),
-            self._pathway(positive, now, policy.positive_length),
+            self._pathway(short, now),
+            self._pathway(positive, now),
             lifelong,
         )
 
@@ -112,9 +113,9 @@ class Featurizer:
                     rows[r, 1 + f] = static_row(field, context.profile[field], policy.static_buckets)
         return torch.from_numpy(rows)
 
-    def _pathway(self, parts: list[UserEvents], now: Array, length: int) -> EventFeatures:
+    def _pathway(self, parts: list[UserEvents], now: Array) -> EventFeatures:
         events = UserEvents.concatenate(parts)
-        where = _slots([len(p) for p in parts], length)
+        where = _slots([len(p) for p in parts])
         known = self.index.rows(events.item_id)
         request_time = np.repeat(now, [len(p) for p in parts])
         tags = self.index.tags[np.maximum(known, 0)]
@@ -155,7 +156,7 @@ class Featurizer:
         for context in contexts:
             before_today = context.events.time_ms < context.time_ms // DAY_MS * DAY_MS
             rows.append(self._leaves(context.events.take(np.flatnonzero(before_today)), context.time_ms))
-        where = _slots([len(r["vid"]) for r in rows], self.policy.lifelong_length)
+        where = _slots([len(r["vid"]) for r in rows])
         return _scatter({name: np.concatenate([r[name] for r in rows]) for name in rows[0]}, where)
 
     def _leaves(self, events: UserEvents, now_ms: int) -> dict[str, Array]:
@@ -185,9 +186,10 @@ def _positives(events: UserEvents, length: int) -> UserEvents:
     return events.take(np.flatnonzero(events.labels & int(POSITIVE))[-length:])
 
 
-def _slots(lengths: list[int], size: int) -> Array:
-    """(R, size) indices into the concatenated events, newest first; -1 where there is none."""
+def _slots(lengths: list[int]) -> Array:
+    """(R, L) indices into the concatenated events, newest first; -1 where there is none; L = longest, at least 1."""
     ends = np.cumsum(lengths)
+    size = max(1, *lengths)
     index = ends[:, None] - 1 - np.arange(size)[None, :]
     return np.where(index >= (ends - lengths)[:, None], index, -1)
 

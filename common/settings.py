@@ -134,7 +134,7 @@ class RewardSettings(Section):
 
     width: Positive = 32
     history: Positive = 100
-    epochs: Positive = 2
+    epochs: Positive = 1
     batch: Positive = 512
     learning_rate: Rate = 2e-3
     max_weight: Weight = 20.0

@@ -94,7 +94,7 @@ class PreferenceModel(nn.Module):
         self.user = _table(shape.user_buckets, width)
         self.static = _table(shape.static_buckets, width)
         self.tab = _table(TABS + 1, width)
-        self.trunk = _mlp(8 * width + self.attention.inner, 4 * width, 2 * width)
+        self.trunk = _mlp(9 * width + self.attention.inner, 4 * width, 2 * width)
         self.hidden = nn.ModuleDict({x: _mlp(2 * width, 2 * width, width) for x in HIDDENS})
         self.out = nn.ModuleDict({x: nn.Linear(width, 1) for x in TOWERS})
         self.head = PScoreHead(shape)

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from common.context import Context
-from common.item_index import ItemIndex, latest_index
+from common.item_index import MANIFEST, ItemIndex, latest_index
 from common.messages import NO_ITEM, RolloutGroup, RolloutRequest, Sampler
 from common.parameter_channel import ChannelError, Follower
 from common.policy import build_policy, load_weights
 from common.settings import load_settings
 from rollout.engine import Candidates, GenerationEngine
-from rollout.reward_client import RewardClient, RewardError, Scores
+from rollout.groups import Origin, failed_group, scored_group
+from rollout.reward_client import RewardClient, RewardError
 from rollout.run_folder import Endpoints
 
 FIRST_VERSION_S = 120.0
@@ -106,7 +107,10 @@ class RolloutWorker:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{self.name}: no parameter version of run {self.run} appeared within {wait_s:g} s")
-            self._follower.wait(min(left, 1.0))
+            try:
+                self._follower.wait(min(left, 1.0))
+            except ChannelError:  # said by `_swap` already
+                time.sleep(min(left, 1.0))
 
     def _swap(self) -> bool:
         """Take the newest version if there is one; whether a version is held. An unreachable channel changes nothing."""
@@ -136,10 +140,9 @@ class RolloutWorker:
 
     def _engine(self, index_version: int) -> GenerationEngine | None:
         """The engine of an index version: a newer one is loaded when first asked for, the last two are kept."""
-        if index_version > max(self._engines):
-            newest = latest_index(self._indexes)
-            if int(newest.name) >= index_version:
-                self._add_engine(self._indexes / f"{index_version:06d}")
+        snapshot = self._indexes / f"{index_version:06d}"
+        if index_version > max(self._engines) and (snapshot / MANIFEST).is_file():
+            self._add_engine(snapshot)
         return self._engines.get(index_version)
 
     def _add_engine(self, snapshot: Path) -> None:
@@ -149,49 +152,21 @@ class RolloutWorker:
             del self._engines[old]
 
     def _group(
-        self, request: RolloutRequest, candidates: Candidates | None, generate_ms: float, deadline: float
+        self, request: RolloutRequest, candidates: Candidates | None, generated_ms: float, deadline: float
     ) -> RolloutGroup:
+        origin = Origin(self.name, self.version, Sampler(width=self.settings.rl.group_size))
         if candidates is None:
-            held = sorted(self._engines)
-            return self._failed(request, f"gone: item index {request.index_version} is not held (held: {held})")
+            held = ", ".join(map(str, sorted(self._engines)))
+            return failed_group(request, origin, f"gone: item index {request.index_version} is not held, only {held}")
         started = time.perf_counter()
-        try:
-            scores = self._score(request, candidates, deadline - time.monotonic())
-        except RewardError as error:
-            return self._failed(request, str(error), generate_ms, (time.perf_counter() - started) * 1000)
-        rewards = iter(scores.rewards)
-        item_ids: list[int] = candidates.item_ids.tolist()
-        return RolloutGroup(
-            **origin(request),
-            actor=self.name,
-            parameter_version=self.version,
-            reward_version=scores.reward_version,
-            sampler=self._sampler(),
-            codes=candidates.codes.tolist(),
-            log_probs=candidates.log_probs.tolist(),
-            item_ids=item_ids,
-            rewards=[None if item == NO_ITEM else next(rewards) for item in item_ids],
-            generated_ms=generate_ms,
-            scored_ms=(time.perf_counter() - started) * 1000,
-            produced_ms=now_ms(),
-        )
-
-    def _score(self, request: RolloutRequest, candidates: Candidates, budget_s: float) -> Scores:
         legal = candidates.item_ids[candidates.item_ids != NO_ITEM].tolist()
-        return self._rewards.score(request.context, legal, request.index_version, budget_s)
-
-    def _failed(
-        self, request: RolloutRequest, failure: str, generated_ms: float = 0.0, scored_ms: float = 0.0
-    ) -> RolloutGroup:
-        log.warning("%s: request %s failed: %s", self.name, request.request_id, failure)
-        timings = {"generated_ms": generated_ms, "scored_ms": scored_ms}
-        return failed_group(request, self.name, self.version, self._sampler(), failure, timings)
-
-    def _sampler(self) -> Sampler:
-        return Sampler(width=self.settings.rl.group_size)
+        try:
+            scores = self._rewards.score(request.context, legal, request.index_version, deadline - time.monotonic())
+        except RewardError as error:
+            log.warning("%s: no rewards for request %s: %s", self.name, request.request_id, error)
+            return failed_group(request, origin, str(error), generated_ms, _since_ms(started))
+        return scored_group(request, origin, candidates, scores, generated_ms, _since_ms(started))
 
 
-def origin(request: RolloutRequest) -> dict[str, object]:
-    """The fields that a group echoes from its request."""
-    names = ("request_id", "run", "topic", "partition", "offset", "digest", "index_version", "requested_ms")
-    return {name: getattr(request, name) for name in names}
+def _since_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -42,6 +42,8 @@ class Identity(BaseModel):
     run: str
     prefix: str
     partitions: dict[str, int]
+    logs: dict[str, str]
+    """Cluster and topic ids: they change when a broker or a topic was recreated."""
     index_version: int
     settings_digest: str
     machine: str

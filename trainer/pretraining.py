@@ -114,8 +114,9 @@ def pretrain(
     plan: list[tuple[str, list[SftSample]]] = []
     for _ in range(phases.history_epochs):
         samples = history_samples(users, index, settings, rng)
-        plan.append(("histories", [samples[i] for i in rng.permutation(len(samples))]))
-    warm = session_samples(users, index, settings)
+        shuffled = [samples[i] for i in rng.permutation(len(samples))]
+        plan.append(("histories", by_length(shuffled, phases.batch_contexts, rng)))
+    warm = by_length(session_samples(users, index, settings), phases.batch_contexts, rng)
     plan += [("warm window", warm)] * phases.warm_epochs
     batch = phases.batch_contexts
     total = sum(-(-len(samples) // batch) for _, samples in plan)
@@ -129,6 +130,20 @@ def pretrain(
         curves.setdefault(phase, []).append(loss)
         progress(phase, done, total, float(np.mean(curves[phase][-50:])))
     return curves
+
+
+def by_length(samples: list[SftSample], batch: int, rng: np.random.Generator) -> list[SftSample]:
+    """Group contexts of similar length into batches, within stretches of 32 batches, so that little padding is computed.
+
+    The order of the batches inside a stretch is random; the order of the stretches is kept.
+    """
+    out: list[SftSample] = []
+    for start in range(0, len(samples), 32 * batch):
+        stretch = sorted(samples[start : start + 32 * batch], key=lambda sample: len(sample.context.events))
+        batches = [stretch[i : i + batch] for i in range(0, len(stretch), batch)]
+        for i in rng.permutation(len(batches)):
+            out += batches[i]
+    return out
 
 
 def schedule(step: int, total: int, warmup_share: float) -> float:

@@ -41,12 +41,12 @@ class EncoderDecoder(nn.Module):
         self.static_mlp = PathwayMlp(policy.static_width * (1 + len(policy.static_fields)), width)
         self.short_mlp = PathwayMlp(self.event.width, width)
         self.positive_mlp = PathwayMlp(self.event.width, width)
-        length = 1 + policy.short_length + policy.positive_length
+        self.static_position = nn.Parameter(torch.randn(1, width) * 0.02)
+        self.short_position = nn.Parameter(torch.randn(policy.short_length, width) * 0.02)
+        self.positive_position = nn.Parameter(torch.randn(policy.positive_length, width) * 0.02)
         if policy.lifelong_length:
             self.lifelong_mlp = PathwayMlp(self.event.width, width)
             self.lifelong = LifelongQueries(policy)
-            length += policy.lifelong_queries
-        self.position = nn.Parameter(torch.randn(length, width) * 0.02)
         self.dropout = nn.Dropout(dropout)
         layer = (width, policy.heads, policy.ffn, dropout)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(policy.encoder_layers))
@@ -60,9 +60,9 @@ class EncoderDecoder(nn.Module):
         """Encode R contexts once; the result serves any number of targets or beams."""
         static = torch.cat((self.user(inputs.static[:, :1]), self.static(inputs.static[:, 1:])), 1)
         parts = [
-            self.static_mlp(static.flatten(1)).unsqueeze(1),
-            self.short_mlp(self.event(inputs.short)),
-            self.positive_mlp(self.event(inputs.positive)),
+            self.static_mlp(static.flatten(1)).unsqueeze(1) + self.static_position,
+            self.short_mlp(self.event(inputs.short)) + self.short_position[: inputs.short.mask.shape[1]],
+            self.positive_mlp(self.event(inputs.positive)) + self.positive_position[: inputs.positive.mask.shape[1]],
         ]
         present = inputs.static.new_ones((len(inputs.static), 1), dtype=torch.bool)
         masks = [present, inputs.short.mask, inputs.positive.mask]
@@ -72,7 +72,7 @@ class EncoderDecoder(nn.Module):
             parts.append(self.lifelong(events, inputs.lifelong.mask, inputs.lifelong.leaf_size))
             masks.append(present.expand(-1, self.settings.lifelong_queries))
         mask = torch.cat(masks, 1)[:, None, None, :]
-        hidden = self.dropout(torch.cat(parts, 1) + self.position)
+        hidden = self.dropout(torch.cat(parts, 1))
         for layer in self.encoder:
             hidden = layer(hidden, mask)
         hidden = self.encoder_norm(hidden)

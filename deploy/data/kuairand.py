@@ -1,9 +1,9 @@
 """Imports KuaiRand (Gao et al., KuaiRand, CIKM 2022): Kuaishou short-video impressions -> a session log.
 
 Sessions: one per user and 6-hour window (00-06, 06-12, 12-18, 18-24 h) of the ``date`` and ``hourmin`` columns, which
-are Beijing time and run some minutes behind ``time_ms`` (an event of 23:55 may be dated the next day). A session's time
-is its first event's, moved into its window where that lies outside, so that day numbers follow ``date``; impressions
-keep their own times.
+tell in Beijing time when the event was logged: some minutes after ``time_ms`` (an event of 23:55 may be dated the next
+day). A session's time is its first event's, moved into its window where that lies outside, so that day numbers follow
+``date``; impressions keep their own times.
 
 Missing values: an empty number column means 0 (unknown duration, no author, not clicked). User, video, time and date
 must be there. An empty profile value is left out of the profile. Duration 0 stays 0; impressions of videos that
@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from common.messages import Events, Impression, Item, Label, Session, User
 from common.session_log import DAY_MS, LogManifest, LogWriter
@@ -141,18 +140,13 @@ def _code(text: str) -> int:
 
 
 def _histories(path: Path, durations: dict[int, int]) -> dict[int, Events]:
-    return {
-        int(line["user_id"]): _history(line["watch"], line["like"], line["long_watch"], durations)
-        for line in read_json_lines(path)
-        if _check_history(path, line)
-    }
-
-
-def _check_history(path: Path, line: dict[str, Any]) -> bool:
-    for name in ("user_id", "watch", "like", "long_watch"):
-        if name not in line:
-            raise ValueError(f"{path}: an entry lacks {name}: {str(line)[:80]}")
-    return True
+    histories: dict[int, Events] = {}
+    for line in read_json_lines(path):
+        missing = {"user_id", "watch", "like", "long_watch"} - line.keys()
+        if missing:
+            raise ValueError(f"{path}: an entry lacks {', '.join(sorted(missing))}: {str(line)[:80]}")
+        histories[int(line["user_id"])] = _history(line["watch"], line["like"], line["long_watch"], durations)
+    return histories
 
 
 def _history(watch: list[int], like: list[int], long_watch: list[int], durations: dict[int, int]) -> Events:

@@ -7,8 +7,9 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def require_files(folder: Path, kind: str, names: tuple[str, ...]) -> None:
@@ -56,7 +57,7 @@ def read_csv(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
     Raises:
         ValueError: a column is missing or the file is damaged.
     """
-    with _damage_named(path) as lines:
+    with _opened(path) as lines:
         reader = csv.DictReader(lines)
         missing = [column for column in required if column not in (reader.fieldnames or [])]
         if missing:
@@ -71,7 +72,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: a line is not a JSON object, or the file is damaged.
     """
-    with _damage_named(path) as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 value = json.loads(line)
@@ -82,17 +83,11 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield value
 
 
-class _damage_named:  # noqa: N801
-    """Opens a gzipped text file; damage becomes a ValueError that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = gzip.open(path, "rt", encoding="utf-8", newline="")
-
-    def __enter__(self) -> Any:
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.file.close()
-        if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error | UnicodeDecodeError):
-            raise ValueError(f"{self.path} is damaged: {error}") from error
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A gzipped text file; damage becomes a ValueError that names it."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+            yield lines
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

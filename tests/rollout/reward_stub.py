@@ -32,7 +32,7 @@ class RewardStub:
 
     def __init__(self, script: list[Reply] | None = None, hook: Callable[[ScoreRequest, int], None] | None = None) -> None:
         self.requests: list[ScoreRequest] = []
-        self._script = list(script or [])
+        self.script = list(script or [])
         self._hook = hook
         self._released = threading.Event()
         stub = self
@@ -71,7 +71,7 @@ class RewardStub:
         self.requests.append(request)
         if self._hook is not None:
             self._hook(request, handler.client_address[1])
-        reply = self._script.pop(0) if self._script else Reply()
+        reply = self.script.pop(0) if self.script else Reply()
         self._released.wait(reply.delay_s)
         scores = ScoreResponse(reward_version=reply.version, p_score=scores_of(request.item_ids), towers={})
         body = reply.body or (scores.to_bytes() if reply.status == 200 else b"scripted failure")

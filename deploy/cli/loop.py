@@ -1,0 +1,86 @@
+"""Commands of the whole loop: up, prepare, evaluate, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.settings import load_settings
+from deploy.cli.console import Kafka, Overrides, Profile, RunFolderOption, say
+
+ReportFile = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write the report to this JSON file, too.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("up")(up)
+    app.command("prepare")(prepare)
+    app.command("evaluate")(evaluate)
+    app.command("report")(report)
+
+
+def up(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A session log, or a KuaiRand or Amazon folder; without it sessions are simulated.", show_default=False),
+    ] = None,
+    profile: Profile = "",
+    overrides: Overrides = [],  # noqa: B006
+    report_file: ReportFile = None,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run-folder", help="A new folder for the run.  [default: runs/TIME]", show_default=False)
+    ] = None,
+    kafka: Kafka = "",
+    speed: Annotated[float, typer.Option("--speed", min=0, help="Replay: 1 is real time, 3600 an hour a second, 0 no pauses.")] = 0.0,
+) -> None:
+    """Run the whole loop on this machine, and end with a report.
+
+    Prepares (session log, semantic IDs, preference model, pre-training), starts Kafka, Redis, the reward service, the
+    trainer and the rollout fleet, replays the stream days, judges the policy before and after on the test days, prints
+    and writes the report, and leaves nothing running. An existing Redis is given as ONEREC_REDIS__URL.
+    """
+    from deploy.local.preflight import check_kafka, check_redis, default_profile, detect
+
+    source = detect(data)
+    changes = [*overrides, f"stream.bootstrap='{kafka}'"] if kafka else overrides
+    settings = load_settings(profile or default_profile(source), changes)
+    if settings.stream.bootstrap:
+        check_kafka(settings.stream.bootstrap)
+    redis = settings.redis.url.get_secret_value()
+    if redis:
+        check_redis(redis)
+    from deploy.local.up import run_loop
+
+    raise typer.Exit(run_loop(source, settings, run_folder, report_file, speed))
+
+
+def prepare(
+    step: Annotated[str, typer.Argument(help="log, tokenize, reward, pretrain, baselines, before or after.")],
+    run_folder: RunFolderOption,
+) -> None:
+    """Do one step of a run's preparation or evaluation, unless it is done already."""
+    from deploy.local.prepare import STEPS, run_step
+    from deploy.local.run_folder import RunFolder
+
+    if step not in STEPS:
+        raise ValueError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
+    run_step(RunFolder.open(run_folder), step, say)
+
+
+def evaluate(run_folder: RunFolderOption) -> None:
+    """Judge a run's policy before and after streaming, and the baselines, on the test days."""
+    from deploy.local.prepare import run_step
+    from deploy.local.run_folder import RunFolder
+
+    for step in ("before", "after", "baselines"):
+        run_step(RunFolder.open(run_folder), step, say)
+
+
+def report(run_folder: RunFolderOption, report_file: ReportFile = None) -> None:
+    """Make the report of a run again from its folder: JSON, table and plots."""
+    from deploy.local.run_folder import RunFolder
+    from deploy.local.up import finish
+
+    finish(RunFolder.open(run_folder), report_file)

@@ -1,0 +1,73 @@
+"""Commands that run one part of the loop against the endpoints of a run folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.console import Kafka, RunFolderOption, say
+
+topics = typer.Typer(help="The stream's topics.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.add_typer(topics, name="topics")
+    app.command("trainer")(trainer)
+    app.command("rollout")(rollout)
+    app.command("reward")(reward)
+
+
+@topics.command("create")
+def create(
+    kafka: Kafka = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="First part of the topic names.")] = "onerec",
+    partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of sessions and rollout-requests.")] = 2,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds.")] = 30.0,
+) -> None:
+    """Create all topics, or check those that exist."""
+    from deploy.local.preflight import check_kafka
+
+    check_kafka(kafka)
+    from common.stream import TOPICS, create_topics, topic_name
+
+    create_topics(kafka, prefix, partitions, timeout_s)
+    say("topics are in place: " + ", ".join(topic_name(prefix, name) for name in TOPICS))
+
+
+def trainer(run_folder: RunFolderOption) -> None:
+    """Run the trainer of a run; it resumes from the newest checkpoint."""
+    _become("trainer", run_folder)
+
+
+def rollout(run_folder: RunFolderOption) -> None:
+    """Run the rollout fleet of a run."""
+    _become("rollout", run_folder)
+
+
+def reward(
+    run_folder: RunFolderOption, port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0
+) -> None:
+    """Run the reward service of a run; its port goes to RUN/ready/reward.port."""
+    run = _checked(run_folder)
+    folders = ["--reward", str(run / "reward"), "--index", str(run / "index"), "--port-file", str(run / "ready" / "reward.port")]
+    _exec([sys.executable, "-m", "reward_service", *folders, "--port", str(port)])
+
+
+def _become(worker: str, run_folder: Path) -> None:
+    _exec([sys.executable, "-m", worker, "--run-folder", str(_checked(run_folder))])
+
+
+def _checked(run_folder: Path) -> Path:
+    from deploy.local.run_folder import RunFolder
+
+    return RunFolder.open(run_folder).path
+
+
+def _exec(command: list[str]) -> None:
+    """Become the worker, so that signals reach it directly."""
+    os.execv(command[0], command)  # noqa: S606 - no shell is wanted

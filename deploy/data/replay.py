@@ -1,0 +1,127 @@
+"""Replays a session log onto the topic ``sessions``, as fast as possible or at a multiple of real time.
+
+Consumes: a log folder. Produces: one record per session, keyed and partitioned by its user, stamped with its own time.
+Waits for: the broker's acknowledgements, and the clock when paced. Unblocked by: the producer's timeout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from common.messages import Session
+from common.session_log import SessionLog
+from common.stream import Producer, StreamError, partition_of, topic_name
+
+END_FILE = "replay.json"
+BATCH = 1000
+ATTEMPTS = 4
+TICK_S = 0.1
+"""A paced replay waits only when it is ahead by more than this, so that records still travel in batches."""
+
+
+def replay(
+    log: SessionLog,
+    bootstrap: str,
+    prefix: str,
+    partitions: int,
+    first_day: int = 0,
+    last_day: int | None = None,
+    speed: float = 0.0,
+    run_folder: Path | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+    timeout_s: float = 30.0,
+) -> dict[int, int]:
+    """Send the sessions of the days ``first_day..last_day``; returns each partition's last acknowledged offset (-1: none).
+
+    ``speed`` 0 sends as fast as possible, 1 in real time, 3600 an hour in a second. With a run folder, its
+    ``replay.json`` then tells readers where the finite log ends; it is absent until everything is acknowledged.
+
+    Raises:
+        ValueError: an argument is out of range, or these days hold no sessions.
+        StreamError: the broker did not acknowledge, in time, after some attempts.
+    """
+    if partitions < 1 or speed < 0:
+        raise ValueError(f"partitions must be >= 1 and speed >= 0, got {partitions} and {speed}")
+    if run_folder is not None:
+        (run_folder / END_FILE).unlink(missing_ok=True)
+    topic = topic_name(prefix, "sessions")
+    sent, day = 0, -1
+    producer = Producer(bootstrap, timeout_s)
+    try:
+        for batch in _batches(log, (first_day, last_day), speed):
+            _deliver(producer, topic, partitions, batch)
+            sent += len(batch)
+            if log.day_of(batch[-1].time_ms) != day:
+                day = log.day_of(batch[-1].time_ms)
+                on_progress(f"replaying day {day}, {sent:,} sessions sent")
+        ends = {p: producer.acknowledged.get((topic, p), -1) for p in range(partitions)}
+    finally:
+        producer.close()
+    if sent == 0:
+        raise ValueError(f"{log.path} has no sessions on days {first_day}..{'end' if last_day is None else last_day}")
+    if run_folder is not None:
+        _write_ends(run_folder, ends)
+    on_progress(f"replayed {sent:,} sessions")
+    return ends
+
+
+def _batches(log: SessionLog, days: tuple[int, int | None], speed: float) -> Iterator[list[Session]]:
+    """Sessions that are due, in batches of at most `BATCH`; sleeps until the next one is due."""
+    clock = _Clock(speed)
+    batch: list[Session] = []
+    for session in log.sessions(*days):
+        wait = clock.ahead_s(session.time_ms)
+        if batch and (wait > TICK_S or len(batch) == BATCH):
+            yield batch
+            batch = []
+            wait = clock.ahead_s(session.time_ms)
+        if wait > TICK_S:
+            time.sleep(wait)
+        batch.append(session)
+    if batch:
+        yield batch
+
+
+def _deliver(producer: Producer, topic: str, partitions: int, batch: list[Session]) -> None:
+    """Send a batch until the broker has all of it: what a failure leaves unsure is sent again (readers drop repeats)."""
+    for attempt in range(ATTEMPTS):
+        try:
+            for session in batch:
+                key = str(session.user_id).encode()
+                producer.send(topic, session.to_bytes(), partition_of(session.user_id, partitions), key, session.time_ms)
+            return producer.flush()
+        except StreamError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(random.uniform(0.5, 1.0) * 2**attempt)
+    return None
+
+
+class _Clock:
+    """Maps the log's time to this machine's, from the first session on."""
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self.start: tuple[float, int] | None = None
+
+    def ahead_s(self, time_ms: int) -> float:
+        """Seconds until the session is due; <= 0 when it is due, or when the replay is not paced."""
+        if self.speed == 0:
+            return 0.0
+        if self.start is None:
+            self.start = time.monotonic(), time_ms
+        began, first_ms = self.start
+        return began + (time_ms - first_ms) / 1000 / self.speed - time.monotonic()
+
+
+def _write_ends(run_folder: Path, ends: dict[int, int]) -> None:
+    endpoints = run_folder / "endpoints.json"
+    run = json.loads(endpoints.read_text())["run"] if endpoints.is_file() else run_folder.name
+    part = run_folder / f".{END_FILE}"
+    part.write_text(json.dumps({"run": run, "ends": {str(p): end for p, end in ends.items()}}))
+    os.replace(part, run_folder / END_FILE)

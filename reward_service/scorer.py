@@ -1,0 +1,105 @@
+"""Scores items for one context with a committed model, against the current or the previous item index."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.context import Context
+from common.item_index import ItemIndex, latest_index
+from common.messages import ScoreRequest, ScoreResponse, UserContext
+from reward_service.artefact import load_artefact
+from reward_service.inputs import InputBuilder, Requests, Targets
+from reward_service.labels import OBJECTIVES
+
+
+class UnknownItemError(ValueError):
+    """An item id that the index snapshot does not have; ``position`` is its place in ``item_ids``."""
+
+    def __init__(self, position: int, item_id: int, index_version: int) -> None:
+        super().__init__(f"item {item_id} is not in item index {index_version}")
+        self.position = position
+
+
+class GoneError(LookupError):
+    """The named index version is neither the current nor the previous one."""
+
+
+class Scorer:
+    """A frozen preference model and the index snapshots it answers for. Safe to call from several threads."""
+
+    def __init__(self, reward_folder: Path, index_folder: Path) -> None:
+        """Load the newest committed model and the newest two snapshots of the folders.
+
+        Raises:
+            ValueError: nothing committed there, a damaged file, or an index of another tokenizer than the model's.
+        """
+        artefact = load_artefact(reward_folder)
+        self.model, self.card = artefact.model, artefact.card
+        self._index_folder = index_folder
+        self._lock = threading.Lock()
+        current = latest_index(index_folder)
+        previous = index_folder / f"{int(current.name) - 1:06d}"
+        folders = [previous, current] if previous.is_dir() else [current]
+        self._builders = {int(folder.name): self._open(folder) for folder in folders}
+
+    @property
+    def index_versions(self) -> list[int]:
+        """The versions that are answered, current one last."""
+        return sorted(self._builders)
+
+    def score(self, request: ScoreRequest) -> ScoreResponse:
+        """P-Score and tower probabilities of every item, in the order of the request.
+
+        Raises:
+            GoneError: the index version is not held.
+            UnknownItemError: an item is not in that index.
+            ArithmeticError: the model gave a value that is no probability.
+        """
+        builder = self._builder(request.index_version)
+        rows = builder.index.rows(np.asarray(request.item_ids, np.int64))
+        if (rows < 0).any():
+            position = int(np.argmax(rows < 0))
+            raise UnknownItemError(position, request.item_ids[position], request.index_version)
+        context = Context.from_message(request.context)
+        targets = Targets(np.zeros(len(rows), np.int64), rows, np.full(len(rows), context.tab, np.int64))
+        with torch.inference_mode():
+            outputs = self.model(builder(Requests.of_context(context, self.card.shape), targets))
+            p, towers = outputs.p.sigmoid(), outputs.towers.sigmoid()
+        if not (p.isfinite().all() and towers.isfinite().all()):
+            raise ArithmeticError(f"model {self.card.version} gave a score that is not finite")
+        columns = {x: towers[:, k].tolist() for k, x in enumerate(OBJECTIVES)}
+        return ScoreResponse(reward_version=self.card.version, p_score=p.tolist(), towers=columns)
+
+    def warm_up(self) -> None:
+        """Score the current index's first item for a new user, as a request would."""
+        version = self.index_versions[-1]
+        item = int(self._builders[version].index.item_ids[0])
+        self.score(ScoreRequest(context=UserContext(user_id=0, time_ms=0), item_ids=[item], index_version=version))
+
+    def _builder(self, version: int) -> InputBuilder:
+        with self._lock:
+            if version > self.index_versions[-1]:
+                self._follow()
+            if version not in self._builders:
+                raise GoneError(f"index_version {version} is not held, only {self.index_versions}")
+            return self._builders[version]
+
+    def _follow(self) -> None:
+        """Take up a newer snapshot, if one has been committed, and let go of all but the one before it."""
+        newest, current = latest_index(self._index_folder), self.index_versions[-1]
+        if int(newest.name) > current:
+            self._builders = {current: self._builders[current], int(newest.name): self._open(newest)}
+
+    def _open(self, folder: Path) -> InputBuilder:
+        index = ItemIndex.load(folder)
+        wanted = (self.card.tokenizer_version, self.card.shape.codes)
+        if (index.tokenizer_version, index.codes) != wanted:
+            raise ValueError(
+                f"item index {folder} has tokenizer {index.tokenizer_version!r} with {index.codes} codes; "
+                f"model {self.card.version} was trained with {wanted[0]!r} and {wanted[1]}"
+            )
+        return InputBuilder(self.card.shape, index)

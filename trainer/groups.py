@@ -1,0 +1,159 @@
+"""Rollout groups coming back: what may be trained, what is dropped, and why.
+
+Every record of the groups topic gets one outcome. A group that answers an outstanding request settles it, whatever its
+outcome; the others settle nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.context import Context
+from common.history import HistoryStore, context_events
+from common.item_index import ItemIndex
+from common.messages import NO_ITEM, RolloutGroup, decode
+from common.settings import Settings
+from common.stream import Record
+from trainer.advantages import group_advantages
+from trainer.batches import context_for
+from trainer.checkpoint import CheckpointError
+from trainer.frontier import Frontier, Position
+from trainer.journal import SettledGroup
+from trainer.parity import MAX_PARITY_ERROR, Snapshots
+from trainer.rl_users import request_id
+from trainer.staleness import Staleness
+from trainer.step import RlSample
+
+TRAINED = "trained"
+GIVEN_UP = "given_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One settled record: its journal form, its sample if it is to be trained, and what it tells about the loop."""
+
+    settled: SettledGroup
+    sample: RlSample | None = None
+    group: RolloutGroup | None = None
+    parity_error: float | None = None
+
+
+class GroupJudge:
+    """Judges records of the groups topic against the run's state."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        run: str,
+        sessions_topic: str,
+        index: ItemIndex,
+        history: HistoryStore,
+        frontier: Frontier,
+        staleness: Staleness,
+        snapshots: Snapshots,
+    ) -> None:
+        self.settings, self.run, self.sessions_topic = settings, run, sessions_topic
+        self.index, self.history, self.frontier = index, history, frontier
+        self.staleness, self.snapshots = staleness, snapshots
+        self.group_size = min(settings.rl.group_size, index.codes**index.levels)
+
+    def judge(self, record: Record, taken: set[Position]) -> Judgement:
+        """What becomes of a record now; ``taken`` are the requests that earlier records of the same step settle."""
+        where = (record.partition, record.offset)
+        group = decode(RolloutGroup, record.value)
+        if isinstance(group, str):
+            return Judgement(SettledGroup(record=where, request=None, outcome="invalid"))
+        position = (group.partition, group.offset)
+        foreign = self._foreign(group, position, taken)
+        if foreign:
+            settled = SettledGroup(record=where, request=None, request_id=group.request_id, outcome=foreign)
+            return Judgement(settled, group=group)
+        context = context_for(
+            self.history, self.frontier.outstanding[position], position, context_events(self.settings.policy)
+        )
+        outcome, error = self._outcome(group, context)
+        settled = SettledGroup(record=where, request=position, request_id=group.request_id, outcome=outcome)
+        return Judgement(settled, to_sample(group, context) if outcome == TRAINED else None, group, error)
+
+    def recall(self, settled: SettledGroup, record: Record) -> Judgement:
+        """The judgement as the journal recorded it: for executing a step again."""
+        group = decode(RolloutGroup, record.value)
+        if isinstance(group, str) or settled.outcome != TRAINED or settled.request is None:
+            return Judgement(settled, group=None if isinstance(group, str) else group)
+        asked = self.frontier.outstanding[settled.request]
+        context = context_for(self.history, asked, settled.request, context_events(self.settings.policy))
+        return Judgement(settled, to_sample(group, context), group)
+
+    def _foreign(self, group: RolloutGroup, position: Position, taken: set[Position]) -> str:
+        """Why a group answers none of the outstanding requests; empty if it answers one."""
+        if group.run != self.run:
+            return "other_run"
+        if group.topic != self.sessions_topic or group.request_id != request_id(group.run, group.topic, *position):
+            return "invalid"
+        if position in taken:
+            return "duplicate"
+        return {"outstanding": "", "settled": "duplicate", "unknown": "invalid"}[self.frontier.standing(position)]
+
+    def _outcome(self, group: RolloutGroup, context: Context) -> tuple[str, float | None]:
+        """(outcome, parity error if it was computed) of the first group that answers a request."""
+        if group.failure:
+            return "failed", None
+        if not self.staleness.knows(group.parameter_version):
+            return "unknown_version", None
+        if not self.staleness.admits(group.parameter_version):
+            return "stale", None
+        if group.digest != context.digest():
+            return "digest_mismatch", None
+        if not self._fits_index(group):
+            return "invalid", None
+        try:
+            error = self.snapshots.parity_error(group.parameter_version, context, *_arrays(group))
+        except CheckpointError:
+            return "unknown_version", None
+        return (TRAINED if error <= MAX_PARITY_ERROR else "parity"), error
+
+    def _fits_index(self, group: RolloutGroup) -> bool:
+        """A full group of this index's codes, whose legality is the index's."""
+        codes = np.array(group.codes, np.int64)
+        if group.index_version != self.index.version or codes.shape != (self.group_size, self.index.levels):
+            return False
+        legal = np.array(group.item_ids) != NO_ITEM
+        return bool((codes < self.index.codes).all() and (self.index.is_legal(codes) == legal).all())
+
+
+def to_sample(group: RolloutGroup, context: Context) -> RlSample:
+    """A group as a training sample. Without two legal candidates, or without spread, all advantages are 0."""
+    legal = np.array(group.item_ids) != NO_ITEM
+    return RlSample(context, *_arrays(group), group_advantages(group.rewards), legal)
+
+
+def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> dict[str, object]:
+    """A settled group's line in the run's statistics; times in ms."""
+    line: dict[str, object] = {"kind": "group", "step": step, **judgement.settled.model_dump()}
+    group = judgement.group
+    if group is None:
+        return line
+    rewards = [reward for reward in group.rewards if reward is not None]
+    return line | {
+        "actor": group.actor,
+        "version": group.parameter_version,
+        "lag": lag,
+        "failure": group.failure,
+        "candidates": len(group.codes),
+        "legal_share": len(rewards) / len(group.codes) if group.codes else None,
+        "mean_reward": float(np.mean(rewards)) if rewards else None,
+        "parity_error": judgement.parity_error,
+        "preference": judgement.sample is not None and bool(judgement.sample.advantages.any()),
+        "requested_to_produced_ms": group.produced_ms - group.requested_ms,
+        "produced_to_trained_ms": received_ms - group.produced_ms,
+        "generated_ms": group.generated_ms,
+        "scored_ms": group.scored_ms,
+    }
+
+
+def _arrays(
+    group: RolloutGroup,
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    return np.array(group.codes, np.int64), np.array(group.log_probs, np.float32)

@@ -1,0 +1,127 @@
+"""Publishing beside the steps: a thread hands committed checkpoints to the parameter channel.
+
+consumes:     versions announced by the loop; the committed checkpoints' parameter bytes
+produces:     parameter versions on the message queue
+waits for:    an announcement, or the time to look whether the queue still has the manifest and to renew the lease
+unblocked by: `announce`, `close`
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from trainer.checkpoint import policy_blob
+
+LOOK_S = 2.0
+BACKOFF_S = 5.0
+log = logging.getLogger(__name__)
+
+
+class Channel(Protocol):
+    """What is used of `common.parameter_channel.Publisher`."""
+
+    def publish(self, version: int, blob: bytes) -> float:
+        """Put a version out; seconds taken."""
+
+    def manifest_missing(self) -> bool:
+        """Whether the queue has no manifest."""
+
+    def renew(self) -> None:
+        """Keep the lease."""
+
+    def close(self) -> None:
+        """Give the lease back."""
+
+
+class PublishError(RuntimeError):
+    """A version could not be published in time; says why."""
+
+
+class BackgroundPublisher:
+    """Publishes the newest announced version as soon as possible, and again whenever the queue has lost it.
+
+    A queue that is away delays versions and stops no step. An error of ``fatal`` type (the lease went to another
+    publisher) is raised by the next `announce` or `wait`.
+    """
+
+    def __init__(self, channel: Channel, checkpoints: Path, fatal: type[Exception] | tuple[type[Exception], ...]) -> None:
+        self.published = -1
+        self.failures = 0
+        self.seconds = 0.0
+        self._channel, self._checkpoints, self._fatal = channel, checkpoints, fatal
+        self._announced = -1
+        self._error: Exception | None = None
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread.start()
+
+    def announce(self, version: int) -> None:
+        """Have a committed version published; returns at once."""
+        with self._changed:
+            self._raise_fatal()
+            self._announced = version
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until the announced version is out.
+
+        Raises:
+            PublishError: it is not within ``timeout_s``.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.published == self._announced or self._fatal_error(), timeout_s)
+            self._raise_fatal()
+            if self.published != self._announced:
+                raise PublishError(f"version {self._announced} was not published within {timeout_s:g} s: {self._error}")
+
+    def close(self) -> None:
+        """Stop the thread and give the lease back."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._channel.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._announced != self.published, LOOK_S)
+                if self._closing:
+                    return
+            try:
+                self._look()
+            except Exception as error:  # any failure of the queue: keep it, try again
+                self._failed(error)
+                if self._fatal_error():
+                    return
+
+    def _look(self) -> None:
+        version = self._announced
+        if version >= 0 and (version != self.published or self._channel.manifest_missing()):
+            seconds = self._channel.publish(version, policy_blob(self._checkpoints, version))
+            with self._changed:
+                self.published, self.seconds, self._error = version, seconds, None
+                self._changed.notify_all()
+        self._channel.renew()
+
+    def _failed(self, error: Exception) -> None:
+        log.warning("publishing version %d failed, will try again: %s", self._announced, error)
+        with self._changed:
+            self._error = error
+            self.failures += 1
+            self._changed.notify_all()
+            if not self._fatal_error():
+                self._changed.wait_for(lambda: self._closing, random.uniform(0.5, 1.0) * BACKOFF_S)
+
+    def _fatal_error(self) -> bool:
+        return isinstance(self._error, self._fatal)
+
+    def _raise_fatal(self) -> None:
+        if self._fatal_error():
+            assert self._error is not None
+            raise self._error

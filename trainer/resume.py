@@ -1,0 +1,226 @@
+"""Where a run stands: opening its parts, restoring them from the newest checkpoint, or making the first one."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.features import Featurizer
+from common.history import HistoryStore
+from common.item_index import ItemIndex, latest_index
+from common.policy import build_policy, load_weights, to_blob
+from common.session_log import SessionLog
+from common.settings import Settings
+from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_name
+from trainer.batches import absorb, load_initial_histories, warm_scores
+from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load_latest
+from trainer.frontier import Frontier
+from trainer.record_buffer import RecordBuffer
+from trainer.session_filter import SessionFilter
+from trainer.staleness import Staleness
+from trainer.step import TrainingStep
+
+SESSIONS, GROUPS = "sessions", "rollout-groups"
+BOUND = ("run", "prefix", "partitions", "logs", "index_version")
+"""Facts that a checkpoint cannot be carried across; the others only end bit-identity."""
+log = logging.getLogger(__name__)
+
+
+class Endpoints(BaseModel):
+    """``endpoints.json`` of a run folder: whom to talk to."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    run: str
+    kafka: str
+    prefix: str
+
+    @staticmethod
+    def read(folder: Path) -> Endpoints:
+        """The run's endpoints; ValueError names the file and what is wrong with it."""
+        path = folder / "endpoints.json"
+        try:
+            return Endpoints.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ValueError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that a step changes. A checkpoint is its image, and nothing else is needed to go on."""
+
+    identity: Identity
+    training: TrainingStep
+    session_filter: SessionFilter
+    frontier: Frontier
+    staleness: Staleness
+    step: int = 0
+    sessions: dict[int, int] = field(default_factory=dict)
+    groups: dict[int, int] = field(default_factory=dict)
+    counters: Counter[str] = field(default_factory=Counter)
+
+    def image(self) -> Checkpoint:
+        """The checkpoint of the present state."""
+        tensors = {f"optimizer.{name}": tensor for name, tensor in self.training.state_dict().items()}
+        tensors |= {f"filter.{name}": torch.from_numpy(array) for name, array in self.session_filter.state().items()}
+        state = RunState(
+            step=self.step,
+            identity=self.identity,
+            sessions=dict(self.sessions),
+            groups=dict(self.groups),
+            frontier=self.frontier.state(),
+            versions=self.staleness.versions,
+            counters=dict(self.counters),
+        )
+        return Checkpoint(to_blob(self.training.policy), tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint's state."""
+        state = checkpoint.state
+        load_weights(self.training.policy, checkpoint.policy)
+        self.training.load_state_dict(_under("optimizer.", checkpoint.trainer))
+        self.session_filter.load_state({k: v.numpy() for k, v in _under("filter.", checkpoint.trainer).items()})
+        self.frontier = Frontier.from_state(state.frontier)
+        self.staleness = Staleness(self.staleness.max_lag, state.versions)
+        self.step, self.sessions, self.groups = state.step, dict(state.sessions), dict(state.groups)
+        self.counters = Counter(state.counters)
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """A run's parts, standing where its newest checkpoint stands."""
+
+    folder: Path
+    settings: Settings
+    endpoints: Endpoints
+    index: ItemIndex
+    history: HistoryStore
+    run: Run
+    sessions: RecordBuffer
+    groups: RecordBuffer
+
+    def topic(self, name: str) -> str:
+        """Full name of one of the run's topics."""
+        return topic_name(self.endpoints.prefix, name)
+
+    def close(self) -> None:
+        """Close readers and the history store."""
+        self.sessions.reader.close()
+        self.groups.reader.close()
+        self.history.close()
+
+
+def open_run(folder: Path, settings: Settings) -> OpenRun:
+    """Open a run folder and restore its newest intact checkpoint; the first time, make that of step 0.
+
+    Raises:
+        CheckpointError: no checkpoint is intact, or it belongs to another run or another log.
+        StreamError: a topic is missing, or no longer has the checkpoint's positions.
+    """
+    endpoints, stream = Endpoints.read(folder), settings.stream
+    check_topics(endpoints.kafka, endpoints.prefix, stream.partitions, stream.timeout_s)
+    checkpoint = load_latest(folder / "checkpoints")
+    version = checkpoint.state.identity.index_version if checkpoint else None
+    index = ItemIndex.load(folder / "index" / f"{version:06d}" if version else latest_index(folder / "index"))
+    history = HistoryStore(folder / "history.sqlite")
+    try:
+        session_log = SessionLog.open(folder / "log")
+        if history.users() == 0:
+            load_initial_histories(session_log, history, settings.split.warm_days)
+        run = _fresh_run(settings, index, _identity(settings, endpoints, index))
+        if checkpoint is None:
+            checkpoint = _first_checkpoint(folder, run, settings, session_log)
+        _check_identity(checkpoint.state.identity, run.identity)
+        run.restore(checkpoint)
+        _catch_up(history, run.sessions, settings, endpoints)
+        reader = {
+            name: _reader(endpoints, name, at, settings) for name, at in ((SESSIONS, run.sessions), (GROUPS, run.groups))
+        }
+        sessions, groups = RecordBuffer(reader[SESSIONS]), RecordBuffer(reader[GROUPS])
+        return OpenRun(folder, settings, endpoints, index, history, run, sessions, groups)
+    except BaseException:
+        history.close()
+        raise
+
+
+def _fresh_run(settings: Settings, index: ItemIndex, identity: Identity) -> Run:
+    policy = build_policy(settings.policy, settings.seed)
+    training = TrainingStep(policy, Featurizer(settings.policy, index), settings)
+    return Run(identity, training, SessionFilter(settings.filter), Frontier(), Staleness(settings.sync.max_lag))
+
+
+def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: SessionLog) -> Checkpoint:
+    """Step 0: the pre-trained policy, a filter that knows the warm window, and the beginning of every partition."""
+    load_weights(run.training.policy, (folder / "pretrained" / "policy.safetensors").read_bytes())
+    run.session_filter.prime(warm_scores(session_log, settings.split.warm_days))
+    run.sessions = dict.fromkeys(range(run.identity.partitions[SESSIONS]), 0)
+    run.groups = dict.fromkeys(range(run.identity.partitions[GROUPS]), 0)
+    run.staleness.publish(0)
+    checkpoint = run.image()
+    commit(folder / "checkpoints", checkpoint)
+    return checkpoint
+
+
+def _identity(settings: Settings, endpoints: Endpoints, index: ItemIndex) -> Identity:
+    stream = settings.stream
+    plain = settings.model_dump_json(exclude={"redis": True, "stream": {"bootstrap"}})
+    names = {name: topic_name(endpoints.prefix, name) for name in (SESSIONS, GROUPS)}
+    return Identity(
+        run=endpoints.run,
+        prefix=endpoints.prefix,
+        partitions={name: TOPICS[name].count(stream.partitions) for name in names},
+        logs={name: log_identity(endpoints.kafka, full, stream.timeout_s) for name, full in names.items()},
+        index_version=index.version,
+        settings_digest=xxhash.xxh3_128_hexdigest(plain.encode()),
+        machine=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        torch=str(torch.__version__),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _check_identity(saved: Identity, present: Identity) -> None:
+    for name, value in saved.model_dump().items():
+        now: Any = getattr(present, name)
+        if value == now:
+            continue
+        if name in BOUND:
+            raise CheckpointError(
+                f"the checkpoint's {name} is {value!r}, but here it is {now!r}: its positions mean nothing"
+            )
+        log.warning(
+            "%s was %r and is now %r: parameters will not be bit-identical to an uninterrupted run", name, value, now
+        )
+
+
+def _catch_up(history: HistoryStore, positions: dict[int, int], settings: Settings, endpoints: Endpoints) -> None:
+    """Re-read the log into a history store that is behind the checkpoint (lost, or not yet on disk at a power cut)."""
+    behind = {p: (history.end(p), end) for p, end in positions.items() if history.end(p) < end}
+    if not behind:
+        return
+    log.warning("the history store is behind the checkpoint, re-reading %s", behind)
+    reader = _reader(endpoints, SESSIONS, {p: start for p, (start, _) in behind.items()}, settings)
+    try:
+        records = RecordBuffer(reader)
+        for partition, (start, end) in behind.items():
+            for first in range(start, end, 1000):
+                piece = {partition: (first, min(first + 1000, end))}
+                absorb(records.take(piece, settings.stream.timeout_s), piece, history, settings.stream.partitions)
+        history.commit()
+    finally:
+        reader.close()
+
+
+def _reader(endpoints: Endpoints, name: str, positions: dict[int, int], settings: Settings) -> LogReader:
+    return LogReader(endpoints.kafka, topic_name(endpoints.prefix, name), positions, settings.stream.timeout_s)
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
