@@ -35,6 +35,14 @@ class ChannelError(RuntimeError):
     """The channel cannot be used as asked; names the Redis server (HOST:PORT) and the cause, never the password."""
 
 
+class LeaseLostError(ChannelError):
+    """Another publisher has, or had, the lease: this one must stop."""
+
+
+class SupersededError(ChannelError):
+    """A newer version of this run is already out."""
+
+
 class Chunk(BaseModel):
     """Where a piece of the blob lies, and what it must be."""
 
@@ -111,8 +119,8 @@ class _Channel:
         except ValidationError as error:
             raise self._error(f"{self._key('manifest')} is no manifest") from error
 
-    def _error(self, text: str) -> ChannelError:
-        return ChannelError(f"Redis at {self._address}, run {self.run}: {text}")
+    def _error(self, text: str, kind: type[ChannelError] = ChannelError) -> ChannelError:
+        return kind(f"Redis at {self._address}, run {self.run}: {text}")
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -166,7 +174,7 @@ class Publisher(_Channel):
             if self.fencing != manifest.fencing:  # Redis restarted empty meanwhile: the chunks are gone
                 return self.publish(version, blob)
             if not self._client.eval(COMMIT, 3, *keys, self._token, manifest.model_dump_json(), self._keep_s, version):
-                raise self._error("the publisher's lease is lost")
+                raise self._error("the publisher's lease is lost", LeaseLostError)
         if self._newest is not None and self._newest.version != version:
             self._old[self._newest.version] = [chunk.key for chunk in self._newest.chunks]
         self._newest, self._extended = manifest, time.monotonic()
@@ -227,7 +235,7 @@ class Publisher(_Channel):
 
     def _renew_lease(self) -> None:
         if not self._claim():
-            raise self._error("the publisher's lease is lost: another publisher took it")
+            raise self._error("the publisher's lease is lost: another publisher took it", LeaseLostError)
 
     def _cut(self, version: int, blob: bytes) -> tuple[Manifest, list[memoryview]]:
         whole = memoryview(blob)
@@ -247,7 +255,8 @@ class Publisher(_Channel):
         if newest is None:
             return
         if newest.version > manifest.version:
-            raise self._error(f"version {manifest.version} is older than {newest.version}: rolling back starts a new run")
+            text = f"version {manifest.version} is older than {newest.version}: rolling back starts a new run"
+            raise self._error(text, SupersededError)
         same = [chunk.xxh3_128 for chunk in newest.chunks] == [chunk.xxh3_128 for chunk in manifest.chunks]
         if newest.version == manifest.version and not same:
             raise self._error(f"version {manifest.version} was already published with other bytes")
@@ -316,11 +325,16 @@ class Follower(_Channel):
             pipeline.execute()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a notice; False after ``timeout_s``. Notices can be lost, so look with `fetch_newer` either way."""
+        """Wait for a notice (all pending ones count as one); False after ``timeout_s``.
+
+        Notices can be lost: look with `fetch_newer` either way.
+        """
         deadline = time.monotonic() + timeout_s
         with self._named():
             while (left := deadline - time.monotonic()) > 0:
                 if self._notices.get_message(timeout=left) is not None:
+                    while self._notices.get_message(timeout=0.0) is not None:
+                        pass
                     return True
         return False
 

@@ -23,6 +23,7 @@ from rollout.evaluation import (
     build_evaluation_set,
     evaluate_policy,
     next_token_losses,
+    paired_bootstrap,
     recall_and_ndcg,
 )
 
@@ -50,6 +51,25 @@ def judge_baselines(run: RunFolder) -> dict[str, Any]:
     figures = {name: _figures(run, name, ranked, data) for name, ranked in rankings.items()}
     write_json(run.evaluation / "baselines.json", figures)
     return figures
+
+
+def compare_by_user(run: RunFolder) -> dict[str, Any]:
+    """One-sided p-values that the streamed policy's Recall@10 is no better, by resampling the users in pairs."""
+    settings = run.settings
+    after = _recall(run, "after")
+    out: dict[str, float | None] = {}
+    for other in ("popularity", "itemknn", "before"):
+        theirs = _recall(run, other)
+        known = after is not None and theirs is not None
+        p = paired_bootstrap(after, theirs, settings.evaluation.bootstrap, settings.seed) if known else None
+        out[f"p_value_over_{other}"] = p
+    write_json(run.evaluation / "comparison.json", out)
+    return out
+
+
+def _recall(run: RunFolder, name: str) -> Any:
+    path = run.evaluation / f"{name}.recall_at_10.npy"
+    return np.load(path, allow_pickle=False) if path.exists() else None
 
 
 def _load(run: RunFolder) -> tuple[ItemIndex, EvaluationSet]:

@@ -119,6 +119,14 @@ def evaluate_baselines(run: RunFolder, say: Say) -> dict[str, Any]:
     return judge_baselines(run)
 
 
+def compare(run: RunFolder, say: Say) -> dict[str, Any]:
+    """Test the streamed policy against itself before and against the baselines, user by user."""
+    from deploy.local.judging import compare_by_user
+
+    say("paired user bootstrap")
+    return compare_by_user(run)
+
+
 STEPS: dict[str, Callable[[RunFolder, Say], dict[str, Any]]] = {
     "log": prepare_log,
     "tokenize": tokenize,
@@ -127,6 +135,7 @@ STEPS: dict[str, Callable[[RunFolder, Say], dict[str, Any]]] = {
     "baselines": evaluate_baselines,
     "before": evaluate_before,
     "after": evaluate_after,
+    "compare": compare,
 }
 
 

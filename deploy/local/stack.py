@@ -105,16 +105,14 @@ class Stack:
         self._note()
 
     def _start_reward(self) -> str:
-        """Start the reward service on a free port; its address."""
-        port_file = self.run.path / "ready" / "reward.port"
-        port_file.parent.mkdir(exist_ok=True)
-        folders = ["--reward", str(self.run.reward), "--index", str(self.run.index), "--port-file", str(port_file)]
-        command = [sys.executable, "-m", "reward_service", *folders, "--port"]
-        self._start("reward", [*command, "0"])
-        wait_until(lambda: _port(port_file) > 0, READY_S, "the reward service", [self.children["reward"]])
-        port = _port(port_file)
-        self._commands["reward"] = [*command, str(port)]  # one that is started again keeps its address
-        return f"http://127.0.0.1:{port}"
+        """Start the reward service on a free port and wait for it; its address."""
+        ready = self.run.ready_file("reward")
+        command = [sys.executable, "-m", "reward_service", "--run-folder", str(self.run.path)]
+        self._start("reward", command)
+        wait_until(ready.exists, READY_S, "the reward service", [self.children["reward"]])
+        url: str = read_json(ready)["url"]
+        self._commands["reward"] = [*command, "--port", url.rpartition(":")[2]]  # started again, it keeps its address
+        return url
 
     def _start(self, name: str, command: list[str]) -> None:
         self._commands[name] = command
@@ -189,8 +187,3 @@ def last_line(path: Path) -> str:
         file.seek(max(path.stat().st_size - 500, 0))
         lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:110] if lines else "starting"
-
-
-def _port(file: Path) -> int:
-    text = file.read_text().strip() if file.exists() else ""
-    return int(text) if text.isdecimal() else int(read_json(file).get("port", 0)) if text else 0

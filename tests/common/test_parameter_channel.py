@@ -160,8 +160,7 @@ def test_versions_expire_by_themselves_but_the_newest_is_kept_alive(room: Room, 
         room.redis.expire(key, 20)
     publisher.renew()
     assert all(room.redis.ttl(key) <= 20 for key in keys)
-    now = time.monotonic()
-    monkeypatch.setattr(parameter_channel.time, "monotonic", lambda: now + 16)  # type: ignore[attr-defined]
+    monkeypatch.setattr(publisher, "_extended", time.monotonic() - 16)  # a quarter of keep_s has passed
     publisher.renew()
     assert all(room.redis.ttl(key) > 50 for key in keys)
 
@@ -218,6 +217,8 @@ def test_a_redis_restarted_empty_is_filled_again_with_a_higher_fencing_number(tm
         publisher.publish(2, b"blob 2")
         assert follower.fetch_newer(1) == (2, b"blob 2")
         assert not follower.refused
+        assert follower.wait(5.0)
+        assert not follower.wait(0.05)  # three notices wake once
         broker.terminate(5.0)
         for call in (lambda: publisher.publish(3, b"blob"), lambda: follower.fetch_newer(2), lambda: follower.wait(1.0)):
             with pytest.raises(ChannelError, match=r"Redis at 127\.0\.0\.1:\d+, run run: ") as caught:

@@ -1,0 +1,102 @@
+"""Every metric of every worker, in one place, named ``onerec_<worker>_<what>_<unit>``.
+
+Counters end in ``_total``; other names end in their unit, where ``number`` is a version, ``nats`` a loss, and ``norm``
+and ``ratio`` have no unit. Workers import the constants below and call `serve` once.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+    start_http_server,
+)
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels, registry=REGISTRY)
+
+
+def _seconds(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(name, text, labels, buckets=SECONDS, registry=REGISTRY)
+
+
+TRAINER_SESSIONS_CONSUMED = _counter("onerec_trainer_sessions_consumed_total", "Sessions read from the stream.")
+TRAINER_SESSIONS_KEPT = _counter("onerec_trainer_sessions_kept_total", "Sessions that the filter let through to training.")
+TRAINER_SESSIONS_DUPLICATE = _counter(
+    "onerec_trainer_sessions_duplicate_total", "Sessions dropped: their id was seen before."
+)
+TRAINER_SAMPLES_TRAINED = _counter("onerec_trainer_samples_trained_total", "Next-token targets trained.")
+TRAINER_UNKNOWN_ITEMS = _counter("onerec_trainer_unknown_items_total", "Impressions of items that the index does not know.")
+TRAINER_REQUESTS_SENT = _counter("onerec_trainer_requests_sent_total", "Rollout requests sent.")
+TRAINER_REQUESTS_SKIPPED = _counter("onerec_trainer_requests_skipped_total", "Rollouts not requested: too many outstanding.")
+TRAINER_REQUESTS_OUTSTANDING = _gauge("onerec_trainer_requests_outstanding_number", "Rollout requests without a group yet.")
+TRAINER_GROUPS = _counter(
+    "onerec_trainer_groups_total", "Rollout groups by outcome: trained, or the reason why they were dropped.", "reason"
+)
+TRAINER_LOSS = _gauge(
+    "onerec_trainer_next_token_loss_nats", "Next-token loss of the last step, by semantic-ID level.", "level"
+)
+TRAINER_RL_LOSS = _gauge("onerec_trainer_rl_loss_nats", "Policy-gradient loss of the last step, by reward term.", "term")
+TRAINER_STEP_SECONDS = _seconds("onerec_trainer_step_seconds", "Time of a training step.")
+TRAINER_PUBLISH_SECONDS = _seconds("onerec_trainer_publish_seconds", "Time to publish a parameter version.")
+TRAINER_CHECKPOINT_SECONDS = _seconds("onerec_trainer_checkpoint_seconds", "Time to commit a checkpoint.")
+TRAINER_STEP = _gauge("onerec_trainer_step_number", "Steps done.")
+TRAINER_PARAMETER_VERSION = _gauge("onerec_trainer_parameter_version_number", "Newest published parameter version.")
+TRAINER_STALENESS = Histogram(
+    "onerec_trainer_staleness_versions",
+    "Versions between the one that a group names and the newest published.",
+    buckets=(0, 1, 2, 3, 4, 8, 16),
+    registry=REGISTRY,
+)
+TRAINER_STREAM_LAG = _gauge(
+    "onerec_trainer_stream_lag_records", "Records not yet read, by topic and partition.", "topic", "partition"
+)
+TRAINER_DEAD_LETTERS = _counter("onerec_trainer_dead_letters_total", "Messages that did not validate, by topic.", "topic")
+TRAINER_GRADIENT_NORM = _gauge(
+    "onerec_trainer_gradient_norm", "Gradient norm of the last step before clipping, by parameter group.", "group"
+)
+TRAINER_PARITY_ERROR = _gauge(
+    "onerec_trainer_parity_error_ratio", "Mean |ratio - 1| of recomputed to reported probabilities, last checked group."
+)
+TRAINER_CLIPPED_SHARE = _gauge("onerec_trainer_clipped_share_ratio", "Share of policy ratios clipped in the last step.")
+
+ROLLOUT_GROUPS_PRODUCED = _counter(
+    "onerec_rollout_groups_produced_total", "Groups sent, by outcome (ok or failure).", "outcome"
+)
+ROLLOUT_DEAD_LETTERS = _counter("onerec_rollout_dead_letters_total", "Requests given up on or not valid.")
+ROLLOUT_GENERATE_SECONDS = _seconds("onerec_rollout_generate_seconds", "Time to generate the candidates of a batch.")
+ROLLOUT_SCORE_SECONDS = _seconds("onerec_rollout_score_seconds", "Time to have a group scored.")
+ROLLOUT_LEGALITY = _gauge("onerec_rollout_legal_candidates_ratio", "Share of the last group's candidates that are items.")
+ROLLOUT_PARAMETER_VERSION = _gauge("onerec_rollout_parameter_version_number", "Parameter version in use, by actor.", "actor")
+ROLLOUT_REFUSED_VERSIONS = _counter(
+    "onerec_rollout_refused_versions_total", "Parameter manifests refused, by reason.", "reason"
+)
+
+REWARD_REQUESTS = _counter("onerec_reward_requests_total", "Scoring requests answered, by HTTP status code.", "code")
+REWARD_ITEMS_SCORED = _counter("onerec_reward_items_scored_total", "Items scored.")
+REWARD_SECONDS = _seconds("onerec_reward_request_seconds", "Time to answer a scoring request.")
+
+
+def render() -> bytes:
+    """All metrics in the Prometheus text format, for servers that have their own ``/metrics`` route."""
+    return generate_latest(REGISTRY)
+
+
+def serve(port: int = 0, host: str = "127.0.0.1") -> int:
+    """Serve the metrics over HTTP from a daemon thread until the process ends; returns the port (0 asks for a free one)."""
+    server, _ = start_http_server(port, host, REGISTRY)
+    return int(server.server_port)
