@@ -11,19 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.context import Context
-from common.history import HistoryStore, context_events
-from common.item_index import ItemIndex
+from common.history import context_events
 from common.messages import NO_ITEM, RolloutGroup, decode
-from common.settings import Settings
 from common.stream import Record
 from trainer.advantages import group_advantages
 from trainer.batches import context_for
 from trainer.checkpoint import CheckpointError
-from trainer.frontier import Frontier, Position
+from trainer.frontier import Position
 from trainer.journal import SettledGroup
 from trainer.parity import MAX_PARITY_ERROR, Snapshots
+from trainer.resume import SESSIONS, OpenRun
 from trainer.rl_users import request_id
-from trainer.staleness import Staleness
 from trainer.step import RlSample
 
 TRAINED = "trained"
@@ -43,21 +41,11 @@ class Judgement:
 class GroupJudge:
     """Judges records of the groups topic against the run's state."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        run: str,
-        sessions_topic: str,
-        index: ItemIndex,
-        history: HistoryStore,
-        frontier: Frontier,
-        staleness: Staleness,
-        snapshots: Snapshots,
-    ) -> None:
-        self.settings, self.run, self.sessions_topic = settings, run, sessions_topic
-        self.index, self.history, self.frontier = index, history, frontier
-        self.staleness, self.snapshots = staleness, snapshots
-        self.group_size = min(settings.rl.group_size, index.codes**index.levels)
+    def __init__(self, opened: OpenRun, snapshots: Snapshots) -> None:
+        self.run, self.history, self.index, self.snapshots = opened.run, opened.history, opened.index, snapshots
+        self.sessions_topic = opened.topic(SESSIONS)
+        self.limit = context_events(opened.settings.policy)
+        self.group_size = min(opened.settings.rl.group_size, opened.index.codes**opened.index.levels)
 
     def judge(self, record: Record, taken: set[Position]) -> Judgement:
         """What becomes of a record now; ``taken`` are the requests that earlier records of the same step settle."""
@@ -70,9 +58,7 @@ class GroupJudge:
         if foreign:
             settled = SettledGroup(record=where, request=None, request_id=group.request_id, outcome=foreign)
             return Judgement(settled, group=group)
-        context = context_for(
-            self.history, self.frontier.outstanding[position], position, context_events(self.settings.policy)
-        )
+        context = self._context(position)
         outcome, error = self._outcome(group, context)
         settled = SettledGroup(record=where, request=position, request_id=group.request_id, outcome=outcome)
         return Judgement(settled, to_sample(group, context) if outcome == TRAINED else None, group, error)
@@ -82,27 +68,28 @@ class GroupJudge:
         group = decode(RolloutGroup, record.value)
         if isinstance(group, str) or settled.outcome != TRAINED or settled.request is None:
             return Judgement(settled, group=None if isinstance(group, str) else group)
-        asked = self.frontier.outstanding[settled.request]
-        context = context_for(self.history, asked, settled.request, context_events(self.settings.policy))
-        return Judgement(settled, to_sample(group, context), group)
+        return Judgement(settled, to_sample(group, self._context(settled.request)), group)
+
+    def _context(self, position: Position) -> Context:
+        return context_for(self.history, self.run.frontier.outstanding[position], position, self.limit)
 
     def _foreign(self, group: RolloutGroup, position: Position, taken: set[Position]) -> str:
         """Why a group answers none of the outstanding requests; empty if it answers one."""
-        if group.run != self.run:
+        if group.run != self.run.identity.run:
             return "other_run"
         if group.topic != self.sessions_topic or group.request_id != request_id(group.run, group.topic, *position):
             return "invalid"
         if position in taken:
             return "duplicate"
-        return {"outstanding": "", "settled": "duplicate", "unknown": "invalid"}[self.frontier.standing(position)]
+        return {"outstanding": "", "settled": "duplicate", "unknown": "invalid"}[self.run.frontier.standing(position)]
 
     def _outcome(self, group: RolloutGroup, context: Context) -> tuple[str, float | None]:
         """(outcome, parity error if it was computed) of the first group that answers a request."""
         if group.failure:
             return "failed", None
-        if not self.staleness.knows(group.parameter_version):
+        if not self.run.staleness.knows(group.parameter_version):
             return "unknown_version", None
-        if not self.staleness.admits(group.parameter_version):
+        if not self.run.staleness.admits(group.parameter_version):
             return "stale", None
         if group.digest != context.digest():
             return "digest_mismatch", None

@@ -10,24 +10,30 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from threading import Event
 
 from common.messages import RolloutRequest
 from common.stream import Producer, Record, dead_letter, dead_letter_key
-from trainer.batches import Batch, BatchBuilder, RequestDraft
-from trainer.checkpoint import commit, policy_blob
+from trainer.batches import BatchBuilder, RequestDraft
+from trainer.checkpoint import Identity, commit, policy_blob
+from trainer.frontier import Position
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
-from trainer.journal import Journal, JournalEntry, SettledGroup
+from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.parity import Snapshots
 from trainer.publishing import BackgroundPublisher
 from trainer.record_buffer import ranges_between
-from trainer.resume import GROUPS, SESSIONS, OpenRun
+from trainer.resume import SESSIONS, OpenRun
 from trainer.rl_users import request_id
 from trainer.statistics import Statistics
 
 POLL_S = 0.1
 GROUPS_AHEAD = 8
 """Groups read ahead, in units of those that one step may train."""
+PATIENCE = 3
+"""A request is given up after this many times what all attempts of the fleet may take."""
+PUBLISH_TIMEOUTS = 4
+"""How long to wait for a publication that must be out, in units of the queue's timeout."""
 
 
 class Trainer:
@@ -36,36 +42,167 @@ class Trainer:
     def __init__(
         self, opened: OpenRun, journal: Journal, producer: Producer, publisher: BackgroundPublisher, statistics: Statistics
     ) -> None:
-        self.settings, self.run_state, self.history = opened.settings, opened.run, opened.history
-        self.opened, self.journal, self.producer = opened, journal, producer
-        self.publisher, self.statistics = publisher, statistics
+        self.opened, self.settings, self.state = opened, opened.settings, opened.run
+        self.sessions, self.groups, self.history = opened.sessions, opened.groups, opened.history
+        self.journal, self.producer, self.publisher, self.statistics = journal, producer, publisher, statistics
         self.checkpoints = opened.folder / "checkpoints"
-        run = opened.run
-        self.batches = BatchBuilder(opened.settings, opened.index, opened.history, run.session_filter)
-        self.snapshots = Snapshots(run.training.featurizer, lambda version: policy_blob(self.checkpoints, version))
-        self.judge = GroupJudge(
-            opened.settings,
-            run.identity.run,
-            opened.topic(SESSIONS),
-            opened.index,
-            opened.history,
-            run.frontier,
-            run.staleness,
-            self.snapshots,
-        )
-        self.requested_s: dict[tuple[int, int], float] = {}
+        self.batches = BatchBuilder(self.settings, opened.index, opened.history, self.state.session_filter)
+        self.snapshots = Snapshots(self.state.training.featurizer, lambda version: policy_blob(self.checkpoints, version))
+        self.judge = GroupJudge(opened, self.snapshots)
+        self.first_seen_s: dict[Position, float] = {}
 
-    def run(self, stop: Event) -> None:
-        """Execute what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
-        self.publish()
-        self.publisher.wait(self.settings.redis.timeout_s * 3)
-        for entry in self.journal.after(self.run_state.step):
+    def run(self, stop: Event, on_live: Callable[[], None]) -> None:
+        """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
+        self.publish(wait=True)
+        for entry in self.journal.after(self.state.step):
             if stop.is_set():
                 break
             self.repeat(entry)
+        on_live()
         while records := self.consume(stop):
             self.step(records, self.judge_groups())
         self.drain(stop)
         self.checkpoint()
-        self.publish()
-        self.publisher.wait(self.settings.redis.timeout_s * 3)
+        self.publish(wait=True)
+
+    def consume(self, stop: Event) -> list[Record]:
+        """The next batch, cut by count; what is left at the end of the log; nothing after that or on ``stop``."""
+        wanted = self.settings.trainer.batch_sessions
+        while len(self.sessions) < wanted and not stop.is_set() and not self.log_has_ended():
+            self.sessions.fill(4 * wanted, POLL_S)
+        return [] if stop.is_set() else self.sessions.cut(wanted)
+
+    def log_has_ended(self) -> bool:
+        """Whether the replayer has told the log's end and everything before it has been read."""
+        path = self.opened.folder / "replay.json"
+        if not path.exists():
+            return False
+        told = json.loads(path.read_bytes())
+        ends = {int(partition): int(last) for partition, last in told["ends"].items()}
+        return told["run"] == self.state.identity.run and self.sessions.read_past(ends)
+
+    def judge_groups(self, wait_s: float = 0.0) -> list[Judgement]:
+        """What came back from the fleet: at most `rl.groups_per_step` groups to train, and all that is dropped before."""
+        limit = self.settings.rl.groups_per_step
+        if len(self.groups) < limit:
+            self.groups.fill(GROUPS_AHEAD * limit, wait_s)
+        judgements = self._given_up()
+        taken = {j.settled.request for j in judgements if j.settled.request}
+        trained = 0
+        while trained < limit and (records := self.groups.cut(1)):
+            judgement = self.judge.judge(records[0], taken)
+            if judgement.settled.request:
+                taken.add(judgement.settled.request)
+            trained += judgement.settled.outcome == TRAINED
+            judgements.append(judgement)
+        return judgements
+
+    def step(self, records: list[Record], judgements: list[Judgement]) -> None:
+        """One step, new: on record first, then executed."""
+        entry = JournalEntry(
+            step=self.state.step + 1,
+            ranges=ranges_between(self.state.sessions, self.sessions.positions),
+            groups=[judgement.settled for judgement in judgements],
+            index_version=self.opened.index.version,
+        )
+        self.journal.append(entry)
+        self.execute(entry, records, judgements)
+
+    def repeat(self, entry: JournalEntry) -> None:
+        """One step, exactly as the journal recorded it."""
+        timeout_s = self.settings.stream.timeout_s
+        if entry.index_version != self.opened.index.version:
+            raise JournalError(f"step {entry.step} used item index {entry.index_version}, not {self.opened.index.version}")
+        judgements = []
+        for settled in entry.groups:
+            if settled.record is None:
+                judgements.append(Judgement(settled))
+                continue
+            partition, offset = settled.record
+            piece = {partition: (self.groups.positions[partition], offset + 1)}
+            judgements.append(self.judge.recall(settled, self.groups.take(piece, timeout_s)[-1]))
+        self.execute(entry, self.sessions.take(entry.ranges, timeout_s), judgements)
+
+    def execute(self, entry: JournalEntry, records: list[Record], judgements: list[Judgement]) -> None:
+        """Filter, step, request rollouts; checkpoint and publish when it is time."""
+        started = time.perf_counter()
+        batch = self.batches.build(records, entry.ranges)
+        groups = [judgement.sample for judgement in judgements if judgement.sample]
+        metrics = self.state.training.run(batch.samples, groups, entry.step)
+        self.state.advance(entry, batch.counts)
+        self.request_rollouts(batch.requests)
+        self.reject(batch.rejected)
+        self.history.commit()
+        if entry.step % self.settings.sync.every == 0:
+            self.checkpoint()
+            self.publish()
+        lag = len(self.sessions) + sum(self.sessions.reader.lag().values())
+        self.statistics.step(self.state, metrics, judgements, time.perf_counter() - started, lag)
+
+    def request_rollouts(self, drafts: list[RequestDraft]) -> None:
+        """Ask the fleet for groups, as far as `rl.max_outstanding` allows; the others are counted."""
+        topic = self.opened.topic("rollout-requests")
+        for draft in drafts:
+            if len(self.state.frontier.outstanding) >= self.settings.rl.max_outstanding:
+                self.state.counters["requests.skipped"] += 1
+                continue
+            self.state.frontier.request(draft.position, draft.asked)
+            self.state.counters["requests.sent"] += 1
+            request = to_request(draft, self.state.identity, self.opened.topic(SESSIONS))
+            self.producer.send(topic, request.to_bytes(), draft.position[0], request.request_id.encode())
+
+    def reject(self, rejected: list[tuple[Record, str]]) -> None:
+        """Keep what did not validate."""
+        for record, reason in rejected:
+            letter = dead_letter(record, reason).to_bytes()
+            self.producer.send(self.opened.topic("dead-letters"), letter, 0, dead_letter_key(record))
+
+    def checkpoint(self) -> None:
+        """Make the present state the truth, once everything it implies is out and on disk."""
+        self.producer.flush()
+        self.history.commit()
+        if self.state.staleness.newest == self.state.step:
+            return
+        self.state.staleness.publish(self.state.step)
+        self.state.frontier.compact(self.state.sessions)
+        admitted = self.state.staleness.admitted()
+        commit(self.checkpoints, self.state.image(), retain=admitted)
+        self.snapshots.keep(admitted)
+
+    def publish(self, wait: bool = False) -> None:
+        """Have the newest committed checkpoint's parameters published; ``wait`` until they are out."""
+        self.publisher.announce(self.state.staleness.newest)
+        if wait:
+            self.publisher.wait(PUBLISH_TIMEOUTS * self.settings.redis.timeout_s)
+
+    def drain(self, stop: Event) -> None:
+        """At the end of the log, train the groups that are still under way, in steps without sessions."""
+        deadline = time.monotonic() + self.settings.trainer.drain_s
+        while self.state.frontier.outstanding and time.monotonic() < deadline and not stop.is_set():
+            if judgements := self.judge_groups(POLL_S):
+                self.step([], judgements)
+
+    def _given_up(self) -> list[Judgement]:
+        """Requests whose group has not come for so long that the fleet must have lost them: their places are freed."""
+        now, rollout = time.monotonic(), self.settings.rollout
+        outstanding = self.state.frontier.outstanding
+        self.first_seen_s = {position: self.first_seen_s.get(position, now) for position in outstanding}
+        late_s = now - PATIENCE * rollout.attempts * rollout.timeout_s
+        late = [position for position, seen in sorted(self.first_seen_s.items()) if seen < late_s]
+        return [Judgement(SettledGroup(record=None, request=position, outcome=GIVEN_UP)) for position in late]
+
+
+def to_request(draft: RequestDraft, identity: Identity, sessions_topic: str) -> RolloutRequest:
+    """The message that asks for one group."""
+    partition, offset = draft.position
+    return RolloutRequest(
+        request_id=request_id(identity.run, sessions_topic, partition, offset),
+        run=identity.run,
+        topic=sessions_topic,
+        partition=partition,
+        offset=offset,
+        context=draft.context.to_message(),
+        digest=draft.context.digest(),
+        index_version=identity.index_version,
+        requested_ms=time.time_ns() // 1_000_000,
+    )

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from common.parameter_channel import LeaseLostError, SupersededError
 from trainer.checkpoint import policy_blob
 
 LOOK_S = 2.0
@@ -44,15 +45,16 @@ class PublishError(RuntimeError):
 class BackgroundPublisher:
     """Publishes the newest announced version as soon as possible, and again whenever the queue has lost it.
 
-    A queue that is away delays versions and stops no step. An error of ``fatal`` type (the lease went to another
-    publisher) is raised by the next `announce` or `wait`.
+    A queue that is away delays versions and stops no step. A lease that went to another publisher is raised by the next
+    `announce` or `wait`. A version older than what is out (the newest checkpoint was damaged, and its steps are being
+    executed again) counts as published: readers keep the newer one, which will come again with the same bytes.
     """
 
-    def __init__(self, channel: Channel, checkpoints: Path, fatal: type[Exception] | tuple[type[Exception], ...]) -> None:
+    def __init__(self, channel: Channel, checkpoints: Path) -> None:
         self.published = -1
         self.failures = 0
         self.seconds = 0.0
-        self._channel, self._checkpoints, self._fatal = channel, checkpoints, fatal
+        self._channel, self._checkpoints = channel, checkpoints
         self._announced = -1
         self._error: Exception | None = None
         self._closing = False
@@ -103,11 +105,18 @@ class BackgroundPublisher:
     def _look(self) -> None:
         version = self._announced
         if version >= 0 and (version != self.published or self._channel.manifest_missing()):
-            seconds = self._channel.publish(version, policy_blob(self._checkpoints, version))
+            seconds = self._publish(version)
             with self._changed:
                 self.published, self.seconds, self._error = version, seconds, None
                 self._changed.notify_all()
         self._channel.renew()
+
+    def _publish(self, version: int) -> float:
+        try:
+            return self._channel.publish(version, policy_blob(self._checkpoints, version))
+        except SupersededError as error:
+            log.warning("version %d is not published: %s", version, error)
+            return 0.0
 
     def _failed(self, error: Exception) -> None:
         log.warning("publishing version %d failed, will try again: %s", self._announced, error)
@@ -119,7 +128,7 @@ class BackgroundPublisher:
                 self._changed.wait_for(lambda: self._closing, random.uniform(0.5, 1.0) * BACKOFF_S)
 
     def _fatal_error(self) -> bool:
-        return isinstance(self._error, self._fatal)
+        return isinstance(self._error, LeaseLostError)
 
     def _raise_fatal(self) -> None:
         if self._fatal_error():

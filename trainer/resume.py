@@ -23,6 +23,7 @@ from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_n
 from trainer.batches import absorb, load_initial_histories, warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load_latest
 from trainer.frontier import Frontier
+from trainer.journal import JournalEntry
 from trainer.record_buffer import RecordBuffer
 from trainer.session_filter import SessionFilter
 from trainer.staleness import Staleness
@@ -66,6 +67,18 @@ class Run:
     sessions: dict[int, int] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
+
+    def advance(self, entry: JournalEntry, counts: Counter[str]) -> None:
+        """A step was executed: move the positions past what entered it, settle its groups, add to the counters."""
+        self.step = entry.step
+        self.sessions |= {partition: end for partition, (_, end) in entry.ranges.items()}
+        for settled in entry.groups:
+            if settled.record:
+                self.groups[settled.record[0]] = settled.record[1] + 1
+            if settled.request:
+                self.frontier.settle(settled.request)
+            self.counters[f"groups.{settled.outcome}"] += 1
+        self.counters.update(counts)
 
     def image(self) -> Checkpoint:
         """The checkpoint of the present state."""

@@ -8,7 +8,15 @@ from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState
 from trainer.frontier import Asked, Frontier
 
 IDENTITY = Identity(
-    run="r", prefix="p", partitions={"sessions": 2}, logs={"sessions": "c/t"}, index_version=1, settings_digest="d", machine="m", torch="t", threads=1
+    run="r",
+    prefix="p",
+    partitions={"sessions": 2},
+    logs={"sessions": "c/t"},
+    index_version=1,
+    settings_digest="d",
+    machine="m",
+    torch="t",
+    threads=1,
 )
 
 
