@@ -94,12 +94,12 @@ def _deliver(producer: Producer, topic: str, partitions: int, batch: list[Sessio
             for session in batch:
                 key = str(session.user_id).encode()
                 producer.send(topic, session.to_bytes(), partition_of(session.user_id, partitions), key, session.time_ms)
-            return producer.flush()
+            producer.flush()
+            return
         except StreamError:
             if attempt == ATTEMPTS - 1:
                 raise
             time.sleep(random.uniform(0.5, 1.0) * 2**attempt)
-    return None
 
 
 class _Clock:

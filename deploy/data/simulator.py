@@ -36,7 +36,9 @@ def simulate(settings: Settings, out: Path, on_progress: Callable[[str], None] =
     size = settings.simulator
     history_days = size.days // 4
     log_days = size.days - history_days
-    world = new_world(size.items, size.users, size.requests_per_user, -CATALOGUE_AGE_DAYS, log_days, settings.seed)
+    world = new_world(
+        size.items, size.users, size.requests_per_user, -history_days - CATALOGUE_AGE_DAYS, log_days, settings.seed
+    )
     exposures, theta = run_cascade(world, -history_days, log_days, settings.seed, on_progress)
     world = world.with_truth(theta, _play_medians(world, exposures))
     by_duration, by_match = reward_r2(world, exposures)

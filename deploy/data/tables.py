@@ -19,6 +19,9 @@ def require_files(folder: Path, kind: str, names: tuple[str, ...]) -> None:
         raise ValueError(f"{folder} is not a {kind} folder: missing {', '.join(missing)}")
 
 
+_ZERO = {None, "", "0"}
+
+
 class Row(dict[str, str]):
     """One row of a CSV file: column -> text, with numbers on demand."""
 
@@ -40,7 +43,7 @@ class Row(dict[str, str]):
 
     def number_or_zero(self, column: str) -> int:
         """Like `number`, but 0 where the column is absent or empty (0 means unknown)."""
-        return self.number(column) if self.get(column) else 0
+        return 0 if self.get(column) in _ZERO else self.number(column)
 
 
 def whole_number(text: str) -> int | None:

@@ -41,8 +41,8 @@ def folder(path: Path, interactions: list[str] | None = None) -> Path:
     path.mkdir()
     write_csv(path / "interactions.csv.gz", INTERACTIONS, ROWS if interactions is None else interactions)
     items = [
-        '2,70,NORMAL,2023-04-10,3000.0,720.0,1280.0,44,9.0,"20,43"',
-        "1,0,AD,2023-04-09,,,,0,,",
+        '2,70,NORMAL,2023-04-10,Web,3000.0,720.0,1280.0,44,9.0,"20,43"',
+        "1,0,AD,2023-04-09,Web,,,,0,,",
     ]
     write_csv(path / "items.csv.gz", ITEMS, items)
     write_csv(path / "users.csv.gz", USERS, ['8,full_active,514,"(250,500]",1,2.0', "6,,3,0,-124,"])

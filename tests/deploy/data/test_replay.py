@@ -8,7 +8,7 @@ import pytest
 
 from common.messages import Impression, Session, decode
 from common.session_log import DAY_MS, LogWriter, SessionLog
-from common.stream import LogReader, Record, create_topics, partition_of, topic_name
+from common.stream import LogReader, Producer, Record, StreamError, create_topics, partition_of, topic_name
 from deploy.data.replay import replay
 
 NOON = 20_000 * DAY_MS + DAY_MS // 2
@@ -78,6 +78,23 @@ def test_a_paced_replay_takes_its_share_of_the_time(tmp_path: Path, kafka: str, 
     replay(log, kafka, prefix, PARTITIONS, speed=4.0)
     assert 0.6 < time.monotonic() - started < 5
     assert len(read(kafka, prefix, 6)) == 6
+
+
+def test_what_a_failure_leaves_unsure_is_sent_again(
+    tmp_path: Path, kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, failures = Producer.flush, [StreamError("the broker was away")]
+
+    def fail_once(producer: Producer) -> None:
+        flush(producer)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(Producer, "flush", fail_once)
+    ends = replay(make_log(tmp_path / "log", [NOON, NOON + 1]), kafka, prefix, PARTITIONS)
+    sessions = [decode(Session, record.value) for record in read(kafka, prefix, 4)]
+    assert sorted(s.session_id for s in sessions if isinstance(s, Session)) == ["s0", "s0", "s1", "s1"]
+    assert sum(end + 1 for end in ends.values()) == 4
 
 
 @pytest.mark.parametrize(("partitions", "speed"), [(0, 0.0), (1, -1.0)])
