@@ -13,7 +13,9 @@ Profile = Annotated[
 ]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. --set rl.rate=0.05 (repeatable).", show_default=False),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one setting, e.g. --set rl.rate=0.05 (repeatable).", show_default=False
+    ),
 ]
 RunFolderOption = Annotated[Path, typer.Option("--run-folder", help="The run folder.", show_default=False)]
 Kafka = Annotated[

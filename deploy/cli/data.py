@@ -52,9 +52,13 @@ def replay(
         Path | None, typer.Option("--run-folder", help="Into this run's topics, its stream days only.", show_default=False)
     ] = None,
     kafka: Kafka = "",
-    prefix: Annotated[str, typer.Option("--prefix", help="First part of the topic names (without a run folder).")] = "onerec",
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="First part of the topic names (without a run folder).")
+    ] = "onerec",
     partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of the topic (without a run folder).")] = 2,
-    speed: Annotated[float, typer.Option("--speed", min=0, help="1 is real time, 3600 an hour a second, 0 no pauses.")] = 0.0,
+    speed: Annotated[
+        float, typer.Option("--speed", min=0, help="1 is real time, 3600 an hour a second, 0 no pauses.")
+    ] = 0.0,
 ) -> None:
     """Put a session log on Kafka, each user's sessions in order in one partition."""
     from common.session_log import SessionLog

@@ -10,7 +10,10 @@ import typer
 from common.settings import load_settings
 from deploy.cli.console import Kafka, Overrides, Profile, RunFolderOption, say
 
-ReportFile = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Write the report to this JSON file, too.", show_default=False)]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Write the report to this JSON file, too.", show_default=False),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +27,11 @@ def register(app: typer.Typer) -> None:
 def up(
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="A session log, or a KuaiRand or Amazon folder; without it sessions are simulated.", show_default=False),
+        typer.Option(
+            "--data",
+            help="A session log, or a KuaiRand or Amazon folder; without it sessions are simulated.",
+            show_default=False,
+        ),
     ] = None,
     profile: Profile = "",
     overrides: Overrides = [],  # noqa: B006
@@ -33,7 +40,9 @@ def up(
         Path | None, typer.Option("--run-folder", help="A new folder for the run.  [default: runs/TIME]", show_default=False)
     ] = None,
     kafka: Kafka = "",
-    speed: Annotated[float, typer.Option("--speed", min=0, help="Replay: 1 is real time, 3600 an hour a second, 0 no pauses.")] = 0.0,
+    speed: Annotated[
+        float, typer.Option("--speed", min=0, help="Replay: 1 is real time, 3600 an hour a second, 0 no pauses.")
+    ] = 0.0,
 ) -> None:
     """Run the whole loop on this machine, and end with a report.
 
@@ -57,7 +66,7 @@ def up(
 
 
 def prepare(
-    step: Annotated[str, typer.Argument(help="log, tokenize, reward, pretrain, baselines, before or after.")],
+    step: Annotated[str, typer.Argument(help="log, tokenize, reward, pretrain, baselines, before, after or compare.")],
     run_folder: RunFolderOption,
 ) -> None:
     """Do one step of a run's preparation or evaluation, unless it is done already."""
@@ -74,7 +83,7 @@ def evaluate(run_folder: RunFolderOption) -> None:
     from deploy.local.prepare import run_step
     from deploy.local.run_folder import RunFolder
 
-    for step in ("before", "after", "baselines"):
+    for step in ("before", "after", "baselines", "compare"):
         run_step(RunFolder.open(run_folder), step, say)
 
 

@@ -50,24 +50,16 @@ def rollout(run_folder: RunFolderOption) -> None:
 
 
 def reward(
-    run_folder: RunFolderOption, port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0
+    run_folder: RunFolderOption,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
-    """Run the reward service of a run; its port goes to RUN/ready/reward.port."""
-    run = _checked(run_folder)
-    folders = ["--reward", str(run / "reward"), "--index", str(run / "index"), "--port-file", str(run / "ready" / "reward.port")]
-    _exec([sys.executable, "-m", "reward_service", *folders, "--port", str(port)])
+    """Run the reward service of a run; its address goes to RUN/ready/reward.json."""
+    _become("reward_service", run_folder, "--port", str(port))
 
 
-def _become(worker: str, run_folder: Path) -> None:
-    _exec([sys.executable, "-m", worker, "--run-folder", str(_checked(run_folder))])
-
-
-def _checked(run_folder: Path) -> Path:
+def _become(worker: str, run_folder: Path, *more: str) -> None:
+    """Become the worker, so that signals reach it directly."""
     from deploy.local.run_folder import RunFolder
 
-    return RunFolder.open(run_folder).path
-
-
-def _exec(command: list[str]) -> None:
-    """Become the worker, so that signals reach it directly."""
+    command = [sys.executable, "-m", worker, "--run-folder", str(RunFolder.open(run_folder).path), *more]
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted

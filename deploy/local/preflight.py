@@ -50,11 +50,17 @@ def default_profile(source: dict[str, str]) -> str:
 
 
 def check_kafka(bootstrap: str) -> None:
-    """Raises PreflightError unless somebody listens at ``HOST:PORT``."""
-    host, separator, port = bootstrap.rpartition(":")
-    if not separator or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise PreflightError(f"--kafka must be HOST:PORT, got {bootstrap!r}")
-    _connect("Kafka broker", host.strip("[]"), int(port))
+    """Raises PreflightError unless somebody listens at one of ``HOST:PORT[,HOST:PORT...]``."""
+    failures = []
+    for address in bootstrap.split(","):
+        host, separator, port = address.strip().rpartition(":")
+        if not separator or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise PreflightError(f"--kafka must be HOST:PORT, got {bootstrap!r}")
+        try:
+            return _connect("Kafka broker", host.strip("[]"), int(port))
+        except PreflightError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def check_redis(url: str) -> None:

@@ -62,8 +62,8 @@ def _timing(run: RunFolder) -> Tree:
 
 
 def _phases(run: RunFolder) -> Tree:
-    steps = {file.stem: read_json(file)["seconds"] for file in run.prepared.glob("*.json")}
-    return steps | _timing(run).get("phases_s", {})
+    steps: Tree = {file.stem: read_json(file)["seconds"] for file in run.prepared.glob("*.json")}
+    return {"steps": steps, "up": _timing(run).get("phases_s", {})}
 
 
 def _last_state(run: RunFolder) -> Tree:

@@ -1,0 +1,141 @@
+"""``onerec up``: prepare, run the loop to the end of its log, judge, report; and leave nothing running."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+
+from common.settings import Settings
+from common.stream import StreamError
+from deploy.local.letters import read_dead_letters
+from deploy.local.live import View, loop_details
+from deploy.local.plots import draw_plots
+from deploy.local.report import build_report
+from deploy.local.report_table import report_table
+from deploy.local.run_folder import RunFolder, default_path, read_json, write_json
+from deploy.local.stack import Stack, run_lanes
+from deploy.local.statistics import RunStatistics
+
+PREPARATION: list[tuple[str, list[list[str]]]] = [
+    ("session log", [["log"]]),
+    ("semantic IDs", [["tokenize"]]),
+    ("pre-training and preference model", [["pretrain"], ["reward", "baselines"]]),
+]
+JUDGEMENT: list[tuple[str, list[list[str]]]] = [
+    ("evaluation before and after", [["before"], ["after"]]),
+    ("comparison", [["compare"]]),
+]
+
+
+class Stopped(BaseException):
+    """A signal asked us to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, report_file: Path | None, speed: float) -> int:
+    """The whole of ``onerec up`` after its checks; the exit code.
+
+    Raises:
+        StackError: a part failed. ValueError: the run folder is taken.
+    """
+    began = time.monotonic()
+    run = RunFolder.create((folder or default_path()).resolve(), settings, source)
+    _hide_environment()
+    console = Console(stderr=True)
+    console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
+    try:
+        with _signals(), View(console) as view:
+            with Stack(run, settings, speed) as stack:
+                stack.start_brokers()
+                _lanes(run, view, PREPARATION)
+                _stream(run, settings, stack, view)
+                view.phase("stopping")
+            _lanes(run, view, JUDGEMENT)
+    except Stopped as stopped:
+        console.print(
+            f"interrupted; everything is stopped, what there is lies in {run.path}", highlight=False, soft_wrap=True
+        )
+        return stopped.exit_code
+    write_json(run.path / "timing.json", {"duration_s": time.monotonic() - began, "phases_s": view.seconds})
+    finish(run, report_file)
+    return 0
+
+
+def finish(run: RunFolder, report_file: Path | None) -> None:
+    """Write the report and its plots into the run folder (and to ``report_file``), and print its table."""
+    report = build_report(run)
+    write_json(run.report / "report.json", report)
+    plots = draw_plots(run, report)
+    if report_file is not None:
+        report_file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.report / "report.json", report_file)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(report_table(report))
+    console.print(f"report {report_file or run.report / 'report.json'}, {len(plots)} plots in {run.report}", soft_wrap=True)
+
+
+def _lanes(run: RunFolder, view: View, phases: list[tuple[str, list[list[str]]]]) -> None:
+    for name, lanes in phases:
+        view.phase(name)
+        run_lanes(run, lanes, view.details)
+
+
+def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> None:
+    view.phase("starting trainer, fleet and reward service")
+    stack.start_workers()
+    view.phase("streaming")
+    stack.start_replay()
+    statistics = RunStatistics(run)
+
+    def show() -> None:
+        statistics.refresh()
+        view.details(loop_details(statistics, stack.restarts))
+
+    stack.watch(show)
+    _keep_dead_letters(run, settings, stack)
+
+
+def _keep_dead_letters(run: RunFolder, settings: Settings, stack: Stack) -> None:
+    try:
+        letters = read_dead_letters(stack.kafka, read_json(run.endpoints)["prefix"], settings.stream.timeout_s)
+    except StreamError as error:
+        sys.stderr.write(f"the dead letters could not be read, the report has the trainer's own count: {error}\n")
+        return
+    write_json(run.path / "dead_letters.json", letters)
+
+
+def _hide_environment() -> None:
+    """Settings are resolved: children read them from the run folder, and must not change them by the environment again."""
+    for name in [name for name in os.environ if name.startswith("ONEREC_")]:
+        del os.environ[name]
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into `Stopped`; later ones must not disturb the stopping."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
