@@ -30,7 +30,7 @@ def import_amazon(folder: Path, out: Path, on_progress: Callable[[str], None] = 
     Raises:
         ValueError: the folder is not Amazon's (names the missing file), a row is wrong (names file, line, column).
     """
-    require_files(folder, "Amazon reviews", (INTERACTIONS, ITEMS, CONTENT))
+    require_files(folder, "an Amazon reviews", (INTERACTIONS, ITEMS, CONTENT))
     on_progress(f"reading {folder}")
     items, content_rows = _items(folder / ITEMS)
     vectors = np.load(folder / CONTENT, allow_pickle=False)

@@ -46,7 +46,7 @@ def import_kuairand(folder: Path, out: Path, on_progress: Callable[[str], None] 
     Raises:
         ValueError: the folder is not KuaiRand's (names the missing file), a row is wrong (names file, line, column).
     """
-    require_files(folder, "KuaiRand", (INTERACTIONS, HISTORY, USERS, ITEMS))
+    require_files(folder, "a KuaiRand", (INTERACTIONS, HISTORY, USERS, ITEMS))
     on_progress(f"reading {folder / ITEMS}")
     items = _items(folder / ITEMS)
     on_progress(f"reading {folder / INTERACTIONS}")

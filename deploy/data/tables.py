@@ -13,10 +13,10 @@ from typing import Any, TextIO
 
 
 def require_files(folder: Path, kind: str, names: tuple[str, ...]) -> None:
-    """Raises ValueError "FOLDER is not a KIND folder: missing X" when a file is absent."""
+    """Raises ValueError "FOLDER is not KIND folder: missing X" when a file is absent."""
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} is not a {kind} folder: missing {', '.join(missing)}")
+        raise ValueError(f"{folder} is not {kind} folder: missing {', '.join(missing)}")
 
 
 _ZERO = {None, "", "0"}
