@@ -77,6 +77,14 @@ TRAINER_CLIPPED_SHARE = _gauge("onerec_trainer_clipped_share_ratio", "Share of p
 ROLLOUT_GROUPS_PRODUCED = _counter(
     "onerec_rollout_groups_produced_total", "Groups sent, by outcome (ok or failure).", "outcome"
 )
+ROLLOUT_REQUESTS_DUPLICATE = _counter(
+    "onerec_rollout_requests_duplicate_total", "Requests skipped: their id was seen before."
+)
+ROLLOUT_REQUESTS_RETRIED = _counter(
+    "onerec_rollout_requests_retried_total", "Requests tried again after their batch was lost."
+)
+ROLLOUT_REQUEST_LAG = _gauge("onerec_rollout_request_lag_records", "Requests not yet read.")
+ROLLOUT_ACTOR_RESTARTS = _counter("onerec_rollout_actor_restarts_total", "Actors that died or overran their time.")
 ROLLOUT_DEAD_LETTERS = _counter("onerec_rollout_dead_letters_total", "Requests given up on or not valid.")
 ROLLOUT_GENERATE_SECONDS = _seconds("onerec_rollout_generate_seconds", "Time to generate the candidates of a batch.")
 ROLLOUT_SCORE_SECONDS = _seconds("onerec_rollout_score_seconds", "Time to have a group scored.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Answer:
     score_ms: float
     legality: float  # share of candidates that are items; NaN if nothing was generated
     failures: int
+    refused: dict[str, int]  # parameter manifests refused since the last answer, by reason
 
 
 class RolloutWorker:
@@ -66,6 +68,7 @@ class RolloutWorker:
         self._add_engine(latest_index(self._indexes))
         self._rewards = RewardClient(endpoints.reward)
         redis = self.settings.redis
+        self._told: Counter[str] = Counter()
         self._follower = Follower(redis.url.get_secret_value(), self.run, name, redis.timeout_s)
         self._await_first_version(first_version_s)
 
@@ -94,6 +97,7 @@ class RolloutWorker:
             score_ms=sum(group.scored_ms for group in groups),
             legality=sum(found) / len(found) if found else math.nan,
             failures=sum(bool(group.failure) for group in groups),
+            refused=self._newly_refused(),
         )
 
     def close(self) -> None:
@@ -106,6 +110,7 @@ class RolloutWorker:
         while not self._swap():
             left = deadline - time.monotonic()
             if left <= 0:
+                self.close()
                 raise TimeoutError(f"{self.name}: no parameter version of run {self.run} appeared within {wait_s:g} s")
             try:
                 self._follower.wait(min(left, 1.0))
@@ -124,6 +129,11 @@ class RolloutWorker:
         except ChannelError as error:
             log.warning("%s stays at version %d: %s", self.name, self.version, error)
         return self.version >= 0
+
+    def _newly_refused(self) -> dict[str, int]:
+        new = self._follower.refused - self._told
+        self._told = self._follower.refused.copy()
+        return dict(new)
 
     def _generate(self, requests: list[RolloutRequest]) -> list[Candidates | None]:
         """Candidates per request, None where its index version is gone. One search per index version."""

@@ -20,12 +20,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import metrics
 from common.messages import RolloutRequest, Sampler, decode
 from common.settings import load_settings
-from common.stream import TOPICS, LogReader, Producer, Record, StreamError, check_topics, dead_letter, dead_letter_key, topic_name
+from common.stream import (
+    TOPICS,
+    LogReader,
+    Producer,
+    Record,
+    StreamError,
+    check_topics,
+    dead_letter,
+    dead_letter_key,
+    topic_name,
+)
+from rollout.actor import Answer
 from rollout.groups import Origin, failed_group
 from rollout.ledger import Ledger
-from rollout.metrics import FleetMetrics
 from rollout.pool import START_S, ActorPool, Outcome
 from rollout.ray_node import ray_node
 from rollout.run_folder import Endpoints, write_json
@@ -100,12 +111,12 @@ class Outbox:
 class Fleet:
     """The supervisor's state: queue, actors, ledger and outbox. `run` is its loop."""
 
-    def __init__(self, folder: Path, pool: ActorPool[Work], metrics: FleetMetrics) -> None:
+    def __init__(self, folder: Path, pool: ActorPool[Work], metrics_url: str) -> None:
         self.folder = folder
         self.settings = load_settings(folder / "settings.json")
         self.endpoints = Endpoints.read(folder)
         self.pool = pool
-        self.metrics = metrics
+        self.metrics_url = metrics_url
         stream, kafka, prefix = self.settings.stream, self.endpoints.kafka, self.endpoints.prefix
         self._groups, self._dead = topic_name(prefix, "rollout-groups"), topic_name(prefix, "dead-letters")
         requests = topic_name(prefix, "rollout-requests")
@@ -145,11 +156,13 @@ class Fleet:
             return
         versions = self.pool.versions
         if min(versions.values()) >= 0:
-            body = {"pid": os.getpid(), "run": self.endpoints.run, "metrics": self.metrics.address, "versions": versions}
+            body = {"pid": os.getpid(), "run": self.endpoints.run, "metrics": self.metrics_url, "versions": versions}
             write_json(self.folder / "ready" / "rollout.json", body)
             self._announced = True
         elif time.monotonic() > ready_by:
-            raise FleetError(f"the rollout actors did not get ready within {START_S:g} s; {self.pool.last_error or versions}")
+            raise FleetError(
+                f"the rollout actors did not get ready within {START_S:g} s; {self.pool.last_error or versions}"
+            )
 
     def _pull(self) -> None:
         room = self._bound - len(self._queue)
@@ -158,7 +171,7 @@ class Fleet:
         for record in self.reader.poll(room, 0.02 if self.pool.busy or self._queue else 0.1):
             self.ledger.frontiers[record.partition].begin(record.offset)
             self._accept(record)
-        self.metrics.lag.set(sum(self.reader.lag().values()))
+        metrics.ROLLOUT_REQUEST_LAG.set(sum(self.reader.lag().values()))
 
     def _accept(self, record: Record) -> None:
         """Queue a valid new request; a repeated one is settled at once, a refused one by its dead letter."""
@@ -166,10 +179,9 @@ class Fleet:
         if isinstance(request, RolloutRequest) and request.run != self.endpoints.run:
             request = f"run: expected {self.endpoints.run!r}, got {request.run!r}"
         if isinstance(request, str):
-            self.metrics.count("invalid")
             self._bury(record, request)
         elif request.request_id in self._seen:
-            self.metrics.count("duplicate")
+            metrics.ROLLOUT_REQUESTS_DUPLICATE.inc()
             self.ledger.frontiers[record.partition].settle(record.offset)
         else:
             self._seen[request.request_id] = None
@@ -187,7 +199,9 @@ class Fleet:
     def _next_batch(self) -> list[Work]:
         """The next requests; one that was lost before travels alone, so that it can only take itself down."""
         batch = [self._queue.popleft()]
-        while self._queue and len(batch) < self.settings.rollout.batch and not (batch[0].attempts or self._queue[0].attempts):
+        while (
+            self._queue and len(batch) < self.settings.rollout.batch and not (batch[0].attempts or self._queue[0].attempts)
+        ):
             batch.append(self._queue.popleft())
         return batch
 
@@ -200,15 +214,15 @@ class Fleet:
                 continue
             for work, group in zip(outcome.batch, outcome.answer.groups, strict=True):
                 self.outbox.add(Outgoing(self._groups, work.request.request_id.encode(), group, work.record))
-            self._record(outcome)
+            self._write_statistics(outcome)
 
     def _try_again(self, work: Work, reason: str) -> None:
         work.attempts += 1
         if work.attempts < self.settings.rollout.attempts:
-            self.metrics.count("retried")
+            metrics.ROLLOUT_REQUESTS_RETRIED.inc()
             self._queue.appendleft(work)
             return
-        self.metrics.count("retired")
+        metrics.ROLLOUT_GROUPS_PRODUCED.labels("failure").inc()
         reason = f"gave up after {work.attempts} attempts: {reason}"
         origin = Origin("fleet", max(0, *self.pool.versions.values()), Sampler(width=self.settings.rl.group_size))
         group = failed_group(work.request, origin, reason)
@@ -216,14 +230,15 @@ class Fleet:
         self._bury(work.record, reason)
 
     def _bury(self, record: Record, reason: str) -> None:
+        metrics.ROLLOUT_DEAD_LETTERS.inc()
         letter = dead_letter(record, reason)
         self.outbox.add(Outgoing(self._dead, dead_letter_key(record), letter.to_bytes(), record))
 
-    def _record(self, outcome: Outcome[Work]) -> None:
+    def _write_statistics(self, outcome: Outcome[Work]) -> None:
         """Append the batch to the statistics file and the metrics."""
         answer = outcome.answer
         assert answer is not None
-        self.metrics.batch(outcome.actor, answer)
+        _measure(outcome.actor, answer)
         line = {
             "time_ms": time.time_ns() // 1_000_000,
             "actor": outcome.actor,
@@ -247,6 +262,20 @@ class Fleet:
         self.ledger.save()
 
 
+def _measure(actor: str, answer: Answer) -> None:
+    """The batch as metrics."""
+    size = len(answer.groups)
+    metrics.ROLLOUT_GROUPS_PRODUCED.labels("failure").inc(answer.failures)
+    metrics.ROLLOUT_GROUPS_PRODUCED.labels("ok").inc(size - answer.failures)
+    metrics.ROLLOUT_GENERATE_SECONDS.observe(answer.generate_ms / 1000)
+    metrics.ROLLOUT_SCORE_SECONDS.observe(answer.score_ms / 1000 / size)
+    metrics.ROLLOUT_PARAMETER_VERSION.labels(actor).set(answer.parameter_version)
+    if not math.isnan(answer.legality):
+        metrics.ROLLOUT_LEGALITY.set(answer.legality)
+    for reason, count in answer.refused.items():
+        metrics.ROLLOUT_REFUSED_VERSIONS.labels(reason).inc(count)
+
+
 def run_fleet(folder: Path) -> None:
     """Run the fleet of a run folder until SIGTERM or SIGINT. Raises what `Fleet` raises."""
     settings, endpoints = load_settings(folder / "settings.json"), Endpoints.read(folder)
@@ -257,5 +286,5 @@ def run_fleet(folder: Path) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which installs its own
             signal.signal(number, lambda caught, _frame: stop.append(caught))
         pool: ActorPool[Work] = ActorPool(rollout.actors, rollout.actor_cpus, str(folder.resolve()), rollout.timeout_s)
-        with closing(Fleet(folder, pool, FleetMetrics())) as fleet:
+        with closing(Fleet(folder, pool, f"http://127.0.0.1:{metrics.serve()}/metrics")) as fleet:
             fleet.run(lambda: bool(stop))

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
+from common.metrics import ROLLOUT_ACTOR_RESTARTS
 from rollout.actor import FIRST_VERSION_S, Answer, RolloutWorker
 
 START_S = FIRST_VERSION_S + 60.0
@@ -56,7 +57,6 @@ class ActorPool(Generic[Work]):
         self._run_folder = run_folder
         self._timeout_s = timeout_s
         self._slots: list[Slot[Work]] = [Slot(f"rollout-{number}") for number in range(count)]
-        self.restarts = 0
         self.last_error = ""
         for slot in self._slots:
             self._start(slot)
@@ -127,12 +127,13 @@ class ActorPool(Generic[Work]):
 
     def _lost(self, slot: Slot[Work], batch: list[Work], error: RayError) -> Outcome[Work]:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-        log.warning("%s lost a call with %d requests: %s", slot.name, len(batch), reason)
+        if batch or not isinstance(error, ActorUnavailableError):  # a restarting actor says so until it is back
+            log.warning("%s lost a call with %d requests: %s", slot.name, len(batch), reason)
         self.last_error = f"{slot.name}: {reason}"
         slot.ref = None
         slot.idle = bool(batch) and not isinstance(error, RayActorError)  # the method raised; its actor lives
         if not slot.idle:
-            self.restarts += bool(batch)
+            ROLLOUT_ACTOR_RESTARTS.inc(bool(batch))
             slot.retry_at = time.monotonic() + RETRY_S
             if not isinstance(error, ActorUnavailableError):
                 self._discard(slot)
@@ -142,7 +143,7 @@ class ActorPool(Generic[Work]):
         batch, slot.batch = slot.batch, []
         self.last_error = f"{slot.name}: no answer in time"
         log.warning("%s gave no answer in time; it is ended and made anew", slot.name)
-        self.restarts += 1
+        ROLLOUT_ACTOR_RESTARTS.inc()
         self._discard(slot)
         slot.ref = None
         slot.retry_at = time.monotonic()
