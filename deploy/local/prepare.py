@@ -151,8 +151,8 @@ def run_step(run: RunFolder, step: str, say: Say) -> None:
         return
     began = time.monotonic()
     result = STEPS[step](run, say)
-    seconds = round(time.monotonic() - began, 2)
-    write_json(run.prepared / f"{step}.json", {"seconds": seconds, "result": result})
+    seconds, cpu = round(time.monotonic() - began, 2), round(time.process_time(), 2)
+    write_json(run.prepared / f"{step}.json", {"seconds": seconds, "cpu_seconds": cpu, "result": result})
     say(f"{step}: done in {seconds:.0f} s")
 
 

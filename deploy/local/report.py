@@ -45,7 +45,7 @@ def build_report(run: RunFolder) -> Tree:
         "loss": _losses(run, steps),
         "retrieval": _retrieval(run),
         "throughput": _throughput(steps, groups),
-        "latency_ms": _latencies(steps, groups),
+        "latency_ms": _latencies(steps, groups, statistics.batches),
         "dead_letters": _dead_letters(run, counters),
     }
 
@@ -191,7 +191,7 @@ def _throughput(steps: list[Line], groups: list[Line]) -> Tree:
     }
 
 
-def _latencies(steps: list[Line], groups: list[Line]) -> Tree:
+def _latencies(steps: list[Line], groups: list[Line], batches: list[Line]) -> Tree:
     hops = {
         "request_to_group": "requested_to_produced_ms",
         "generation": "generated_ms",
@@ -200,7 +200,17 @@ def _latencies(steps: list[Line], groups: list[Line]) -> Tree:
     }
     answered = [line for line in groups if line.get("candidates")]
     out = {hop: _spread(_values(answered, name)) for hop, name in hops.items()}
+    out["version_to_actor"] = _spread(_version_delays(steps, batches))
     return out | {"step": _spread([1000 * step["seconds"] for step in steps])}
+
+
+def _version_delays(steps: list[Line], batches: list[Line]) -> list[float]:
+    """For each version and actor: from the step that published it to the first batch generated with it, ms."""
+    published = {step["step"]: step["time_ms"] for step in steps if step["version"] == step["step"]}
+    first: dict[tuple[int, str], int] = {}
+    for batch in batches:
+        first.setdefault((batch["version"], batch["actor"]), batch["time_ms"])
+    return [max(0.0, time_ms - published[version]) for (version, _), time_ms in first.items() if version in published]
 
 
 def _dead_letters(run: RunFolder, counters: Tree) -> Tree:
