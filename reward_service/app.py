@@ -19,10 +19,10 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from common.messages import ScoreRequest
-from common.metrics import REWARD_ITEMS_SCORED, REWARD_REQUESTS, REWARD_SECONDS
+from common.metrics import REWARD_ITEMS_SCORED, REWARD_REQUESTS, REWARD_SECONDS, render
 from reward_service.labels import OBJECTIVES
 from reward_service.scorer import GoneError, Scorer, UnknownItemError
 
@@ -72,7 +72,6 @@ def create_app(reward_folder: Path, index_folder: Path, threads: int = 2, max_in
 
     app = FastAPI(title="OneRec reward service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.ready = False
-    app.state.gate = gate
     _add_metrics(app)
     _add_errors(app)
     _add_probes(app, scorer)
@@ -84,7 +83,7 @@ def create_app(reward_folder: Path, index_folder: Path, threads: int = 2, max_in
         scored = await gate.run(scorer, body)
         if scored is None:
             return _error(503, "overloaded", f"{gate.limit} requests are in flight", retry=True)
-        app.state.items_scored.inc(len(body.item_ids))
+        REWARD_ITEMS_SCORED.inc(len(body.item_ids))
         return Response(scored, media_type="application/json")
 
     return app
@@ -129,14 +128,9 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_metrics(app: FastAPI) -> None:
-    registry = CollectorRegistry()
-    requests = REWARD_REQUESTS.create(registry)
-    seconds = REWARD_SECONDS.create(registry)
-    app.state.items_scored = REWARD_ITEMS_SCORED.create(registry)
-
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(render(), media_type=CONTENT_TYPE_LATEST)
 
     @app.middleware("http")
     async def count(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -148,8 +142,8 @@ def _add_metrics(app: FastAPI) -> None:
         except Exception:
             LOG.exception("scoring failed")
             response = _error(500, "internal", "scoring failed; the service's log has the cause")
-        requests.labels(code=str(response.status_code)).inc()
-        seconds.observe(time.perf_counter() - began)
+        REWARD_REQUESTS.labels(code=str(response.status_code)).inc()
+        REWARD_SECONDS.observe(time.perf_counter() - began)
         return response
 
 

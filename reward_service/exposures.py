@@ -62,7 +62,9 @@ def read_exposures(log: SessionLog, index: ItemIndex, shape: Shape, last_day: in
         ValueError: these days hold no impression of an item that the index knows.
     """
     users = {user.user_id: _timeline(user, shape) for user in log.users()}
-    owners, requests, impressions = [], [], []
+    owners: list[_Timeline] = []
+    requests: list[tuple[int, int, int]] = []
+    impressions: list[tuple[int, ...]] = []
     for session in log.sessions(0, last_day):
         user = users.setdefault(session.user_id, _Timeline([0] * len(shape.static_fields)))
         impressions += [(len(requests), i.item_id, i.tab, i.labels, i.play_ms, i.duration_ms) for i in session.impressions]

@@ -65,10 +65,9 @@ class Requests:
     @staticmethod
     def of_context(context: Context, shape: Shape) -> Requests:
         """The single request of one context."""
-        column = lambda value: np.array([value], np.int64)  # noqa: E731
+        user_id, time_ms, begin, end = np.array([[context.user_id], [context.time_ms], [0], [len(context.events)]], np.int64)
         static = np.array([shape.static_rows(context.profile)], np.int64).reshape(1, -1)
-        end = len(context.events)
-        return Requests(column(context.user_id), column(context.time_ms), static, column(0), column(end), context.events)
+        return Requests(user_id, time_ms, static, begin, end, context.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +144,12 @@ class InputBuilder:
             first = max(requests.begin[owner], requests.end[owner] - SEARCH_WINDOW)
             event_rows = self.index.rows(requests.events.item_id[first : requests.end[owner]])
             hits, matched = self.search(targets.row[start:stop], event_rows)
-            unique, local = np.unique(hits, return_inverse=True)
-            found[start:stop, : hits.shape[1]] = offset + local.reshape(hits.shape)
+            hit = np.zeros(len(event_rows), np.bool_)
+            hit[hits] = True
+            found[start:stop, : hits.shape[1]] = offset + (np.cumsum(hit) - 1)[hits]
             related[start:stop, : hits.shape[1]] = matched
-            used.append(first + unique)
-            offset += len(unique)
+            used.append(first + np.flatnonzero(hit))
+            offset += int(hit.sum())
         return self._assemble(requests, targets, owners, used, found, related)
 
     def search(self, target_rows: Ints, event_rows: Ints) -> tuple[Ints, Bools]:
@@ -169,12 +169,12 @@ class InputBuilder:
     def _related(self, target_rows: Ints, event_rows: Ints) -> Bools:
         known = event_rows >= 0
         related: Bools = (self._level1[target_rows][:, None] == self._level1[event_rows][None, :]) & known
-        event_tags = np.where(known[:, None], self._tags[event_rows], -1)
-        target_tags = self._tags[target_rows]
-        for theirs in event_tags.T:
-            for ours in target_tags.T:
-                if (theirs >= 0).any() and (ours >= 0).any():
-                    related |= (ours[:, None] == theirs[None, :]) & (theirs >= 0)
+        theirs = np.where(known[:, None], self._tags[event_rows], -1)
+        ours = self._tags[target_rows]
+        for tag in theirs.T[(theirs >= 0).any(0)]:
+            present = np.where(tag < 0, -2, tag)  # padding must not equal a target's padding, -1
+            for own in ours.T[(ours >= 0).any(0)]:
+                related |= own[:, None] == present
         return related
 
     def _assemble(

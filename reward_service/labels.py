@@ -40,18 +40,22 @@ def make_labels(bits: IntArray, play_ms: IntArray, duration_ms: IntArray, clicks
     A duration of 0 is unknown: view and long view are then missing, because ``play >= min(0, 7 s)`` would call every
     such impression a view.
     """
-    has = lambda label: (bits & int(label)) != 0  # noqa: E731
     timed = duration_ms > 0
     whole = play_ms >= duration_ms
     columns = {
-        "ctr": has(Label.CLICK) if clicks_recorded else play_ms >= CLICK_PLAY_MS,
+        "ctr": _has(bits, Label.CLICK) if clicks_recorded else play_ms >= CLICK_PLAY_MS,
         "lvtr": timed & (((duration_ms <= LONG_VIEW_MS) & whole) | (play_ms >= LONG_VIEW_MS)),
         "vtr": timed & (play_ms >= np.minimum(duration_ms, VIEW_MS)),
-        "ltr": has(Label.LIKE),
-        "wtr": has(Label.FOLLOW),
-        "cmtr": has(Label.COMMENT),
-        INTERACTION: has(POOLED),
+        "ltr": _has(bits, Label.LIKE),
+        "wtr": _has(bits, Label.FOLLOW),
+        "cmtr": _has(bits, Label.COMMENT),
+        INTERACTION: _has(bits, POOLED),
     }
     known = np.ones((len(bits), len(TOWERS)), np.bool_)
     known[:, TOWERS.index("lvtr")] = known[:, TOWERS.index("vtr")] = timed
     return Labels(np.stack([columns[tower] for tower in TOWERS], axis=1), known)
+
+
+def _has(bits: IntArray, label: Label) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = (bits & int(label)) != 0
+    return found

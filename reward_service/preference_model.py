@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +69,9 @@ class TargetAttention(nn.Module):
     def forward(self, item: Tensor, events: Tensor, found: Tensor, related: Tensor) -> Tensor:
         """Interest (N, inner) of targets ``item`` (N, 5w) in ``events`` (E, w), at positions ``found`` (N, k)."""
         where = torch.where(found < 0, len(events), found)
-        heads = lambda x: F.pad(x, (0, 0, 0, 1))[where].unflatten(-1, (HEADS, -1))  # noqa: E731
-        keys, values = heads(self.key(events)), heads(self.value(events))  # (N, k, H, d)
-        query = self.query(item).unflatten(-1, (HEADS, -1))
+        padded = (F.pad(x, (0, 0, 0, 1)) for x in (self.key(events), self.value(events)))
+        keys, values = (_heads(x[where]) for x in padded)  # (N, k, H, d)
+        query = _heads(self.query(item))
         logits = torch.einsum("nhd,nkhd->nhk", query, keys) / math.sqrt(query.shape[-1])
         logits = logits + related[:, None, :] * self.related[:, None]
         logits = logits.masked_fill(found[:, None, :] < 0, -torch.inf)
@@ -114,13 +115,14 @@ class PreferenceModel(nn.Module):
         """(E, w); encoded once, however many targets look at an event."""
         bits = (inputs.labels[:, None] >> torch.arange(LABEL_BITS)) & 1
         behaviour = self.play(inputs.play) + self.age(inputs.age) + self.label(bits.float())
-        return self.norm(self.item(inputs.event_item).sum(-2) + behaviour)
+        events: Tensor = self.norm(self.item(inputs.event_item).sum(-2) + behaviour)
+        return events
 
     @torch.no_grad()
     def start_at(self, rates: dict[str, float], p_score: float) -> None:
         """Set the output biases so that an untrained model predicts these base rates (calibration from step one)."""
         for objective, rate in rates.items():
-            self.out[objective].bias.fill_(_logit(rate))
+            self.out[objective].get_parameter("bias").fill_(_logit(rate))
         self.head.out.bias.fill_(_logit(p_score))
 
 
@@ -156,6 +158,10 @@ def preference_loss(outputs: Outputs, values: Tensor, known: Tensor, weights: Te
     return p_score + (towers * known).sum(1).mean()
 
 
+def _heads(x: Tensor) -> Tensor:
+    return x.view(*x.shape[:-1], HEADS, x.shape[-1] // HEADS)
+
+
 def _table(rows: int, width: int) -> nn.Embedding:
     table = nn.Embedding(rows, width, padding_idx=0)
     with torch.no_grad():
@@ -166,7 +172,7 @@ def _table(rows: int, width: int) -> nn.Embedding:
 
 def _mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inside, outside in zip(widths, widths[1:], strict=False):
+    for inside, outside in pairwise(widths):
         layers += [nn.Linear(inside, outside), nn.ReLU()]
     return nn.Sequential(*layers)
 

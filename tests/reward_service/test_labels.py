@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.messages import Label
@@ -56,6 +56,7 @@ def test_interactions_pool_the_rare_bits() -> None:
 
 
 @given(st.integers(0, 100_000), st.integers(0, 100_000), st.integers(0, 511))
+@settings(deadline=None)
 def test_a_long_view_is_a_view_and_missing_values_read_false(play_ms: int, duration_ms: int, bits: int) -> None:
     labels = make_labels(np.array([bits]), np.array([play_ms]), np.array([duration_ms]))
     values = dict(zip(TOWERS, labels.values[0], strict=True))

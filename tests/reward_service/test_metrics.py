@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_service.metrics import auc, grouped_auc
@@ -18,6 +18,7 @@ def brute_force(pairs: list[tuple[int, bool]]) -> float | None:
 
 
 @given(rows)
+@settings(deadline=None)
 def test_auc_and_gauc_equal_their_definitions(rows: list[tuple[int, bool, int]]) -> None:
     scores = np.array([s for s, _, _ in rows], np.float64)
     values = np.array([y for _, y, _ in rows])

@@ -18,7 +18,7 @@ CODES = 8
 
 def tiny_settings(**overrides: object) -> Settings:
     """Settings small enough for a test; ``overrides`` are reward settings."""
-    reward = {"width": 8, "history": 6, "batch": 64, "learning_rate": 1e-2, "epochs": 4} | overrides
+    reward = {"width": 8, "history": 6, "batch": 64, "learning_rate": 5e-3, "epochs": 8} | overrides
     return load_settings("", ['policy.static_fields=["sex"]', *(f"reward.{k}={v}" for k, v in reward.items())])
 
 
@@ -30,7 +30,7 @@ def tag_of(item_id: int) -> int:
 def make_index(version: int = 1, tokenizer: str = "t1") -> ItemIndex:
     """Items 100..139; the level-1 code is the tag."""
     ids = np.arange(100, 100 + ITEMS)
-    tags = np.stack([tag_of(ids), np.full(ITEMS, -1)], axis=1)  # type: ignore[call-overload]
+    tags = np.array([[tag_of(i), -1] for i in ids.tolist()])
     sids = np.stack([tags[:, 0], ids % CODES, ids // 2 % CODES], axis=1)
     zeros = np.zeros(ITEMS)
     return ItemIndex.build(

@@ -1,0 +1,62 @@
+"""The service as a process: it announces itself, scores, and stops cleanly."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.reward_service.test_app import request_of
+
+PATIENCE_S = 60.0
+
+
+def start(run_folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "reward_service", "--run-folder", str(run_folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_ready(process: subprocess.Popen[str], ready_file: Path) -> dict[str, object]:
+    """The ready file's content, once it is there."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not ready_file.exists():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline, "the service did not become ready"
+        time.sleep(0.02)  # a file of another process: nothing to await
+    ready: dict[str, object] = json.loads(ready_file.read_text())
+    return ready
+
+
+def test_the_process_becomes_ready_scores_and_stops_on_sigterm(run_folder: Path) -> None:
+    ready_file = run_folder / "ready" / "reward.json"
+    process = start(run_folder)
+    try:
+        ready = wait_ready(process, ready_file)
+        assert ready["pid"] == process.pid
+        url = str(ready["url"])
+        assert url.startswith("http://127.0.0.1:")
+        assert httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+        assert len(httpx.post(f"{url}/v1/score", json=request_of([100, 101]), timeout=10).json()["p_score"]) == 2
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors
+        assert not ready_file.exists()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/livez", timeout=10)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_run_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert errors.strip().splitlines() == [f"reward_service: {tmp_path / 'reward'} holds no committed preference model"]
