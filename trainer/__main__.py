@@ -14,6 +14,7 @@ from threading import Event
 
 import torch
 
+from common.metrics import serve
 from common.parameter_channel import ChannelError, Publisher
 from common.settings import load_settings
 from common.stream import Producer, StreamError
@@ -26,7 +27,7 @@ from trainer.statistics import Statistics
 log = logging.getLogger("trainer")
 
 
-def train(folder: Path, stop: Event) -> None:
+def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
     """Open a run, carry it to the end of its log (or to ``stop``), and close everything."""
     settings = load_settings(folder / "settings.json")
     with ExitStack() as closing:
@@ -40,8 +41,10 @@ def train(folder: Path, stop: Event) -> None:
         channel = Publisher(redis.url.get_secret_value(), opened.endpoints.run, redis.keep_s, redis.timeout_s)
         publisher = BackgroundPublisher(channel, folder / "checkpoints")
         closing.callback(publisher.close)
-        statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl"))
-        Trainer(opened, journal, producer, publisher, statistics).run(stop, lambda: _say_ready(folder, statistics.port))
+        statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl", opened.run))
+        Trainer(opened, journal, producer, publisher, statistics).run(
+            stop, lambda: _say_ready(folder, opened.endpoints.run, metrics_url)
+        )
 
 
 def main() -> int:
@@ -57,18 +60,18 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        train(folder, stop)
+        train(folder, stop, f"http://127.0.0.1:{serve()}/metrics")
     except (ValueError, StreamError, ChannelError, PublishError, OSError) as error:
         log.error("%s: %s", type(error).__name__, error)
         return 1
     return 0
 
 
-def _say_ready(folder: Path, port: int) -> None:
+def _say_ready(folder: Path, run: str, metrics_url: str) -> None:
     path = folder / "ready" / "trainer.json"
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "metrics_port": port}))
+    temporary.write_text(json.dumps({"pid": os.getpid(), "run": run, "metrics": metrics_url}))
     temporary.replace(path)
 
 

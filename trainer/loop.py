@@ -14,6 +14,7 @@ from collections.abc import Callable
 from threading import Event
 
 from common.messages import RolloutRequest
+from common.metrics import TRAINER_CHECKPOINT_SECONDS
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import Identity, commit, policy_blob
@@ -136,8 +137,7 @@ class Trainer:
         if entry.step % self.settings.sync.every == 0:
             self.checkpoint()
             self.publish()
-        lag = len(self.sessions) + sum(self.sessions.reader.lag().values())
-        self.statistics.step(self.state, metrics, judgements, time.perf_counter() - started, lag)
+        self.statistics.step(self.state, metrics, judgements, time.perf_counter() - started, self.sessions.lag())
 
     def request_rollouts(self, drafts: list[RequestDraft]) -> None:
         """Ask the fleet for groups, as far as `rl.max_outstanding` allows; the others are counted."""
@@ -166,7 +166,8 @@ class Trainer:
         self.state.staleness.publish(self.state.step)
         self.state.frontier.compact(self.state.sessions)
         admitted = self.state.staleness.admitted()
-        commit(self.checkpoints, self.state.image(), retain=admitted)
+        with TRAINER_CHECKPOINT_SECONDS.time():
+            commit(self.checkpoints, self.state.image(), retain=admitted)
         self.snapshots.keep(admitted)
 
     def publish(self, wait: bool = False) -> None:

@@ -1,70 +1,72 @@
-"""The trainer's Prometheus metrics, read from the run's state when they are scraped."""
+"""What a step did, on the trainer's Prometheus metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from threading import Lock
+from collections import Counter
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
+from prometheus_client import Counter as PrometheusCounter
 
-COUNTERS = {
-    "onerec_trainer_sessions": "Sessions by fate: consumed, valid, rejected, duplicates, kept.",
-    "onerec_trainer_groups": "Records of the groups topic by outcome.",
-    "onerec_trainer_requests": "Rollout requests: sent, or skipped because too many were outstanding.",
-    "onerec_trainer_impressions": "Impressions of items that the index does not know.",
-    "onerec_trainer_targets": "Next-token targets of kept sessions.",
-}
-GAUGES = {
-    "onerec_trainer_steps": "Steps of the run.",
-    "onerec_trainer_version_steps": "Newest committed parameter version.",
-    "onerec_trainer_outstanding_requests": "Rollout requests without a settled group.",
-    "onerec_trainer_lag_messages": "Sessions in the log that are not consumed yet.",
-    "onerec_trainer_loss_nats": "Next-token loss of the last step, summed over the levels.",
-    "onerec_trainer_step_seconds": "Duration of the last step.",
-    "onerec_trainer_filter_median_seconds": "Play time that a session must beat to be kept.",
+from common import metrics
+from common.stream import topic_name
+from trainer.groups import Judgement
+from trainer.resume import SESSIONS, Run
+from trainer.step import StepMetrics
+
+COUNTERS: dict[str, PrometheusCounter] = {
+    "sessions.consumed": metrics.TRAINER_SESSIONS_CONSUMED,
+    "sessions.kept": metrics.TRAINER_SESSIONS_KEPT,
+    "sessions.duplicates": metrics.TRAINER_SESSIONS_DUPLICATE,
+    "targets": metrics.TRAINER_SAMPLES_TRAINED,
+    "impressions.unknown": metrics.TRAINER_UNKNOWN_ITEMS,
+    "requests.sent": metrics.TRAINER_REQUESTS_SENT,
+    "requests.skipped": metrics.TRAINER_REQUESTS_SKIPPED,
 }
 
 
 class TrainerMetrics:
-    """Serves the run's counters and gauges on a loopback port chosen by the system."""
+    """Shows a run's counters and its last step. Counters show what this process saw happen, as Prometheus expects."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._counters: dict[str, int] = {}
-        self._gauges: dict[str, float] = {}
-        registry = CollectorRegistry()
-        registry.register(self)
-        self._server, self._thread = start_http_server(0, "127.0.0.1", registry)
+        self._shown: Counter[str] = Counter()
 
-    @property
-    def port(self) -> int:
-        """Where ``/metrics`` is served."""
-        return int(self._server.server_port)
+    def begin(self, run: Run) -> None:
+        """Take the run's totals so far as shown."""
+        self._shown = Counter(run.counters)
 
-    def show(self, counters: dict[str, int], gauges: dict[str, float]) -> None:
-        """Set what the next scrape sees: totals by counter name (``sessions.kept``), and gauges by full name."""
-        with self._lock:
-            self._counters, self._gauges = dict(counters), dict(gauges)
+    def show(self, run: Run, step: StepMetrics, judgements: list[Judgement], seconds: float, lag: dict[int, int]) -> None:
+        """After a step: counters grow by what it added, gauges take its values."""
+        new, self._shown = run.counters - self._shown, Counter(run.counters)
+        self._count(new, topic_name(run.identity.prefix, SESSIONS))
+        metrics.TRAINER_STEP.set(run.step)
+        metrics.TRAINER_REQUESTS_OUTSTANDING.set(len(run.frontier.outstanding))
+        metrics.TRAINER_STEP_SECONDS.observe(seconds)
+        for partition, records in lag.items():
+            metrics.TRAINER_STREAM_LAG.labels(SESSIONS, str(partition)).set(records)
+        for level, loss in enumerate(step.loss_per_level, 1):
+            metrics.TRAINER_LOSS.labels(str(level)).set(loss)
+        metrics.TRAINER_GRADIENT_NORM.labels("next_token").set(step.sft_grad_norm)
+        groups = [judgement for judgement in judgements if judgement.sample]
+        if groups:
+            metrics.TRAINER_RL_LOSS.labels("preference").set(step.preference_loss)
+            metrics.TRAINER_RL_LOSS.labels("format").set(step.format_loss)
+            metrics.TRAINER_GRADIENT_NORM.labels("reinforcement").set(step.rl_grad_norm)
+            metrics.TRAINER_CLIPPED_SHARE.set(step.clipped_share)
+        for judgement in judgements:
+            _show_group(judgement, run)
 
-    def collect(self) -> Iterator[Metric]:
-        """For the registry."""
-        with self._lock:
-            counters, gauges = self._counters, self._gauges
-        for name, text in COUNTERS.items():
-            family = CounterMetricFamily(name, text, labels=["kind"])
-            short = name.removeprefix("onerec_trainer_")
-            for counter, value in counters.items():
-                head, _, kind = counter.partition(".")
-                if head == short:
-                    family.add_metric([kind or "all"], value)
-            yield family
-        for name, text in GAUGES.items():
-            yield GaugeMetricFamily(name, text, value=gauges.get(name, 0.0))
+    def _count(self, new: Counter[str], sessions_topic: str) -> None:
+        for name, amount in new.items():
+            head, _, kind = name.partition(".")
+            if name in COUNTERS:
+                COUNTERS[name].inc(amount)
+            elif head == "groups":
+                metrics.TRAINER_GROUPS.labels(kind).inc(amount)
+            elif name == "sessions.rejected":
+                metrics.TRAINER_DEAD_LETTERS.labels(sessions_topic).inc(amount)
 
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+
+def _show_group(judgement: Judgement, run: Run) -> None:
+    if judgement.group and judgement.settled.request:
+        metrics.TRAINER_STALENESS.observe(run.staleness.lag(judgement.group.parameter_version))
+    if judgement.parity_error is not None:
+        metrics.TRAINER_PARITY_ERROR.set(judgement.parity_error)

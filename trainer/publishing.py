@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from common.metrics import TRAINER_PARAMETER_VERSION, TRAINER_PUBLISH_SECONDS
 from common.parameter_channel import LeaseLostError, SupersededError
 from trainer.checkpoint import policy_blob
 
@@ -52,8 +53,6 @@ class BackgroundPublisher:
 
     def __init__(self, channel: Channel, checkpoints: Path) -> None:
         self.published = -1
-        self.failures = 0
-        self.seconds = 0.0
         self._channel, self._checkpoints = channel, checkpoints
         self._announced = -1
         self._error: Exception | None = None
@@ -105,24 +104,23 @@ class BackgroundPublisher:
     def _look(self) -> None:
         version = self._announced
         if version >= 0 and (version != self.published or self._channel.manifest_missing()):
-            seconds = self._publish(version)
+            self._publish(version)
             with self._changed:
-                self.published, self.seconds, self._error = version, seconds, None
+                self.published, self._error = version, None
                 self._changed.notify_all()
         self._channel.renew()
 
-    def _publish(self, version: int) -> float:
+    def _publish(self, version: int) -> None:
         try:
-            return self._channel.publish(version, policy_blob(self._checkpoints, version))
+            TRAINER_PUBLISH_SECONDS.observe(self._channel.publish(version, policy_blob(self._checkpoints, version)))
+            TRAINER_PARAMETER_VERSION.set(version)
         except SupersededError as error:
             log.warning("version %d is not published: %s", version, error)
-            return 0.0
 
     def _failed(self, error: Exception) -> None:
         log.warning("publishing version %d failed, will try again: %s", self._announced, error)
         with self._changed:
             self._error = error
-            self.failures += 1
             self._changed.notify_all()
             if not self._fatal_error():
                 self._changed.wait_for(lambda: self._closing, random.uniform(0.5, 1.0) * BACKOFF_S)

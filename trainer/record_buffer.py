@@ -65,6 +65,10 @@ class RecordBuffer:
         """Whether everything up to these last offsets has been read (not necessarily handed out)."""
         return all(self.reader.positions[partition] > last for partition, last in ends.items())
 
+    def lag(self) -> dict[int, int]:
+        """Records in the log that were not handed out yet, per partition."""
+        return {partition: unread + len(self._waiting[partition]) for partition, unread in self.reader.lag().items()}
+
     def _pop(self, partition: int) -> Record:
         record = self._waiting[partition].popleft()
         self.positions[partition] = record.offset + 1

@@ -18,22 +18,18 @@ from trainer.step import StepMetrics
 
 
 class Statistics:
-    """Appends lines to the statistics file of a run, and shows the same on the metrics port."""
+    """Appends lines to the statistics file of a run, and shows the same on the metrics endpoint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Run) -> None:
         self._file = path.open("a", encoding="utf-8")
         self._metrics = TrainerMetrics()
+        self._metrics.begin(run)
 
-    @property
-    def port(self) -> int:
-        """The metrics port."""
-        return self._metrics.port
-
-    def step(self, run: Run, metrics: StepMetrics, judgements: list[Judgement], seconds: float, lag: int) -> None:
+    def step(self, run: Run, metrics: StepMetrics, judgements: list[Judgement], seconds: float, lag: dict[int, int]) -> None:
         """Write a finished step and the groups that it settled. Counters are totals of the run so far.
 
         Args:
-            lag: sessions in the log that are not consumed yet.
+            lag: sessions in the log that are not consumed yet, per partition.
         """
         now_ms = time.time_ns() // 1_000_000
         for judgement in judgements:
@@ -46,26 +42,14 @@ class Statistics:
             | {"counters": dict(run.counters)}
         )
         self._file.flush()
-        self._metrics.show(
-            run.counters,
-            {
-                "onerec_trainer_steps": run.step,
-                "onerec_trainer_version_steps": run.staleness.newest,
-                "onerec_trainer_outstanding_requests": len(run.frontier.outstanding),
-                "onerec_trainer_lag_messages": lag,
-                "onerec_trainer_loss_nats": sum(metrics.loss_per_level),
-                "onerec_trainer_step_seconds": seconds,
-                "onerec_trainer_filter_median_seconds": run.session_filter.median / 1000,
-            },
-        )
+        self._metrics.show(run, metrics, judgements, seconds, lag)
 
     def _write(self, line: dict[str, object]) -> None:
         self._file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
-        """Close the file and the port."""
+        """Close the file."""
         self._file.close()
-        self._metrics.close()
 
     def __enter__(self) -> Statistics:
         return self

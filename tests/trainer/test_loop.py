@@ -1,21 +1,24 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
+import redis
 import torch
 
 from common.messages import RolloutRequest, Session, decode
 from common.stream import LogReader
+from tests.trainer.fake_fleet import FakeFleet
 from tests.trainer.tiny_run import TinyRun, stream_sessions
 from trainer import checkpoint as ck
 from trainer.__main__ import train
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, CheckpointError
 
 torch.set_num_threads(1)
 COUNT = 61
@@ -46,6 +49,29 @@ def wait_for_steps(run: TinyRun, steps: int) -> None:
     while steps_recorded(run) < steps:
         assert time.monotonic() < deadline, f"only {steps_recorded(run)} of {steps} steps were recorded"
         time.sleep(0.005)
+
+
+def kill(trainer: "subprocess.Popen[bytes]", run: TinyRun) -> None:
+    """kill -9, and let the dead publisher's lease run out at once."""
+    trainer.kill()
+    trainer.wait()
+    client = redis.Redis.from_url(os.environ["ONEREC_REDIS__URL"])
+    client.delete(f"onerec:{run.folder.name}:lease")
+    client.close()
+
+
+def stop_after(run: TinyRun, steps: int) -> None:
+    """Train in this process until so many steps are recorded."""
+    stop = Event()
+
+    def watch() -> None:
+        wait_for_steps(run, steps)
+        stop.set()
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    train(run.folder, stop)
+    watcher.join()
 
 
 def read_all(run: TinyRun, topic: str, partitions: int, count: int) -> list[bytes]:
@@ -84,16 +110,12 @@ def test_killed_anywhere_it_ends_with_the_parameters_of_an_uninterrupted_run(tmp
 
     killed = TinyRun.make(tmp_path / "killed", kafka, "stream.partitions=1", "rl.rate=0")
     ends = killed.send(sessions[:30], end=False)
-    for steps in (3, 7):  # before the first checkpoint after the start, and between two
-        trainer = start(killed)
-        wait_for_steps(killed, steps)
-        trainer.kill()
-        trainer.wait()
-    ends = killed.send(sessions[30:], end=False)
     trainer = start(killed)
-    wait_for_steps(killed, 12)
-    trainer.send_signal(signal.SIGTERM)
-    assert trainer.wait(30) == 0
+    wait_for_steps(killed, 7)  # between the checkpoints 5 and 10
+    kill(trainer, killed)
+    ends = killed.send(sessions[30:], end=False)
+    stop_after(killed, 12)
+    assert 12 <= final(killed).state.step < 16  # stopped after the step at hand, on a checkpoint of its own
     killed.tell_end(ends)
     train(killed.folder, Event())
 
@@ -141,3 +163,81 @@ def test_requests_carry_a_context_of_earlier_events_only(tmp_path: Path, kafka: 
         assert all(t < own.time_ms for t in times)
         streamed = [s for s in sessions if s.user_id == own.user_id and s.time_ms < own.time_ms]
         assert len([t for t in times if t >= sessions[0].time_ms]) == 3 * len(streamed)
+
+
+def test_groups_are_trained_once_and_a_killed_run_equals_the_retraining_of_its_journal(tmp_path: Path, kafka: str) -> None:
+    """Two partitions, rollouts for everybody, duplicated groups, kill -9 in the middle."""
+    run = TinyRun.make(tmp_path / "rl", kafka, "stream.partitions=2", "rl.rate=1", "trainer.drain_s=20")
+    sessions = stream_sessions(COUNT)
+    run.send(sessions[:40], end=False)
+    fleet = FakeFleet(run)
+    try:
+        trainer = start(run)
+        wait_for_steps(run, 7)
+        kill(trainer, run)
+        run.tell_end(run.send(sessions[40:], end=False))
+        train(run.folder, Event())
+    finally:
+        fleet.close()
+    end = final(run)
+    counters = end.state.counters
+    assert counters["sessions.consumed"] == COUNT
+    assert counters["requests.sent"] == counters["sessions.kept"]
+    settled = [counters.get(f"groups.{outcome}", 0) for outcome in ("trained", "stale", "unknown_version")]
+    assert sum(settled) == counters["requests.sent"], dict(counters)
+    assert counters["groups.trained"] > 5
+    assert counters["groups.duplicate"] > 0
+    assert {name for name in counters if name.startswith("groups.")} <= {
+        "groups.trained",
+        "groups.stale",
+        "groups.unknown_version",
+        "groups.duplicate",
+    }
+    assert not end.state.frontier.outstanding
+
+    for path in (run.folder / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    for path in run.folder.glob("history.sqlite*"):
+        path.unlink()
+    train(run.folder, Event())
+    again = final(run)
+    assert again.policy == end.policy
+    assert again.state == end.state
+
+
+def test_a_history_store_that_was_lost_is_read_again(tmp_path: Path, kafka: str) -> None:
+    run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=2", "rl.rate=0")
+    sessions = stream_sessions(40)
+    run.send(sessions[:20])
+    train(run.folder, Event())
+    for path in run.folder.glob("history.sqlite*"):
+        path.unlink()
+    run.send([*sessions[20:], *sessions[:3]])
+    train(run.folder, Event())
+    counters = final(run).state.counters
+    assert (counters["sessions.valid"], counters["sessions.duplicates"]) == (40, 3)
+
+
+def test_another_log_behind_the_same_name_is_refused(tmp_path: Path, kafka: str) -> None:
+    run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=1", "rl.rate=0")
+    run.send(stream_sessions(8))
+    train(run.folder, Event())
+    other = TinyRun.make(tmp_path / "other", kafka, "stream.partitions=1", "rl.rate=0")
+    (other.folder / "checkpoints").mkdir()
+    for path in (run.folder / "checkpoints").iterdir():
+        shutil.copytree(path, other.folder / "checkpoints" / path.name)
+    with pytest.raises(CheckpointError, match="the checkpoint's run is 'run', but here it is 'other'"):
+        train(other.folder, Event())
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_with_a_checkpoint_and_zero_and_a_missing_topic_with_one_line(tmp_path: Path, kafka: str) -> None:
+    run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=1", "rl.rate=0")
+    run.send(stream_sessions(18), end=False)
+    trainer = start(run)
+    wait_for_steps(run, 4)
+    trainer.send_signal(signal.SIGTERM)
+    assert trainer.wait(30) == 0
+    assert final(run).state.sessions == {0: 16}
+    nowhere = TinyRun.make(tmp_path / "nowhere", kafka, topics=False)
+    assert start(nowhere).wait(60) == 1
