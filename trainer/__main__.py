@@ -21,7 +21,7 @@ from common.stream import Producer, StreamError
 from trainer.journal import Journal
 from trainer.loop import Trainer
 from trainer.publishing import BackgroundPublisher, PublishError
-from trainer.resume import open_run
+from trainer.resume import Endpoints, open_run
 from trainer.statistics import Statistics
 
 log = logging.getLogger("trainer")
@@ -31,19 +31,20 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
     """Open a run, carry it to the end of its log (or to ``stop``), and close everything."""
     settings = load_settings(folder / "settings.json")
     with ExitStack() as closing:
+        endpoints, redis = Endpoints.read(folder), settings.redis
+        # The lease comes first: nobody else may hold it while this process opens journal and checkpoints.
+        channel = Publisher(redis.url.get_secret_value(), endpoints.run, redis.keep_s, redis.timeout_s)
+        publisher = BackgroundPublisher(channel, folder / "checkpoints")
+        closing.callback(publisher.close)
         opened = open_run(folder, settings)
         closing.callback(opened.close)
         journal = Journal(folder / "journal.jsonl")
         closing.callback(journal.close)
-        producer = Producer(opened.endpoints.kafka, settings.stream.timeout_s)
+        producer = Producer(endpoints.kafka, settings.stream.timeout_s)
         closing.callback(producer.close)
-        redis = settings.redis
-        channel = Publisher(redis.url.get_secret_value(), opened.endpoints.run, redis.keep_s, redis.timeout_s)
-        publisher = BackgroundPublisher(channel, folder / "checkpoints")
-        closing.callback(publisher.close)
         statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl", opened.run))
         Trainer(opened, journal, producer, publisher, statistics).run(
-            stop, lambda: _say_ready(folder, opened.endpoints.run, metrics_url)
+            stop, lambda: _say_ready(folder, endpoints.run, metrics_url)
         )
 
 

@@ -100,6 +100,7 @@ class Trainer:
 
     def step(self, records: list[Record], judgements: list[Judgement]) -> None:
         """One step, new: on record first, then executed."""
+        self.publisher.check()
         entry = JournalEntry(
             step=self.state.step + 1,
             ranges=ranges_between(self.state.sessions, self.sessions.positions),

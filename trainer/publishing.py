@@ -47,7 +47,7 @@ class BackgroundPublisher:
     """Publishes the newest announced version as soon as possible, and again whenever the queue has lost it.
 
     A queue that is away delays versions and stops no step. A lease that went to another publisher is raised by the next
-    `announce` or `wait`. A version older than what is out (the newest checkpoint was damaged, and its steps are being
+    call. A version older than what is out (the newest checkpoint was damaged, and its steps are being
     executed again) counts as published: readers keep the newer one, which will come again with the same bytes.
     """
 
@@ -63,10 +63,15 @@ class BackgroundPublisher:
 
     def announce(self, version: int) -> None:
         """Have a committed version published; returns at once."""
+        self.check()
         with self._changed:
-            self._raise_fatal()
             self._announced = version
             self._changed.notify_all()
+
+    def check(self) -> None:
+        """LeaseLostError if another publisher took over: this process must not go on."""
+        if isinstance(self._error, LeaseLostError):
+            raise self._error
 
     def wait(self, timeout_s: float) -> None:
         """Until the announced version is out.
@@ -76,7 +81,7 @@ class BackgroundPublisher:
         """
         with self._changed:
             self._changed.wait_for(lambda: self.published == self._announced or self._fatal_error(), timeout_s)
-            self._raise_fatal()
+            self.check()
             if self.published != self._announced:
                 raise PublishError(f"version {self._announced} was not published within {timeout_s:g} s: {self._error}")
 
@@ -127,8 +132,3 @@ class BackgroundPublisher:
 
     def _fatal_error(self) -> bool:
         return isinstance(self._error, LeaseLostError)
-
-    def _raise_fatal(self) -> None:
-        if self._fatal_error():
-            assert self._error is not None
-            raise self._error

@@ -205,6 +205,17 @@ def test_groups_are_trained_once_and_a_killed_run_equals_the_retraining_of_its_j
     assert again.state == end.state
 
 
+def test_requests_that_a_dead_fleet_never_answers_are_given_up(tmp_path: Path, kafka: str) -> None:
+    overrides = ("stream.partitions=1", "rl.rate=1", "rl.max_outstanding=3", "rollout.timeout_s=0.01", "rollout.attempts=1")
+    run = TinyRun.make(tmp_path / "run", kafka, *overrides)
+    run.send(stream_sessions(20))
+    train(run.folder, Event())
+    state = final(run).state
+    assert not state.frontier.outstanding
+    assert state.counters["groups.given_up"] == state.counters["requests.sent"]
+    assert state.counters["requests.sent"] + state.counters["requests.skipped"] == state.counters["sessions.kept"]
+
+
 def test_a_history_store_that_was_lost_is_read_again(tmp_path: Path, kafka: str) -> None:
     run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=2", "rl.rate=0")
     sessions = stream_sessions(40)

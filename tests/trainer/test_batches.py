@@ -1,0 +1,121 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.history import INITIAL, HistoryStore
+from common.messages import Label, Session
+from common.session_log import SessionLog
+from common.stream import Record, partition_of
+from tests.trainer.tiny_run import ITEMS, USERS, TinyRun, session, stream_sessions, tiny_index, tiny_settings
+from trainer.batches import Batch, BatchBuilder, absorb, load_initial_histories, warm_scores
+from trainer.rl_users import is_rl_user
+from trainer.session_filter import SessionFilter
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[HistoryStore]:
+    with HistoryStore(tmp_path / "history.sqlite") as store:
+        yield store
+
+
+def record(offset: int, one: Session | bytes, partition: int = 0) -> Record:
+    value = one if isinstance(one, bytes) else one.to_bytes()
+    return Record("p.sessions", partition, offset, 0, None, value, [])
+
+
+def build(history: HistoryStore, records: list[Record], *overrides: str) -> Batch:
+    settings = tiny_settings("stream.partitions=1", *overrides)
+    builder = BatchBuilder(settings, tiny_index(), history, SessionFilter(settings.filter))
+    return builder.build(records, {0: (history.end(0), records[-1].offset + 1)})
+
+
+def test_contexts_hold_what_came_before_and_targets_what_the_session_held(history: HistoryStore) -> None:
+    sessions = [session(n, 1 + n / 100, np.random.default_rng(n), user=3) for n in range(4)]
+    batch = build(history, [record(n, one) for n, one in enumerate(sessions)])
+    index = tiny_index()
+    assert [len(sample.context.events) for sample in batch.samples] == [0, 3, 6, 9]
+    for sample, one in zip(batch.samples, sessions, strict=True):
+        items = [impression.item_id for impression in one.impressions]
+        assert sample.codes.tolist() == index.sids[index.rows(items)].tolist()
+        assert (sample.context.time_ms, sample.context.tab) == (one.time_ms, 1)
+
+
+def test_shuffling_the_future_changes_no_sample(history: HistoryStore, tmp_path: Path) -> None:
+    sessions = [session(n, 1 + n / 100, np.random.default_rng(n), user=3) for n in range(8)]
+    records = [record(n, one) for n, one in enumerate([*sessions[:4], *sessions[:3:-1]])]
+    first = build(history, [record(n, one) for n, one in enumerate(sessions)])
+    with HistoryStore(tmp_path / "other.sqlite") as other:
+        second = build(other, records)
+    digests = [{s.context.time_ms: s.context.digest() for s in batch.samples} for batch in (first, second)]
+    for one in sessions[:4]:
+        assert digests[0][one.time_ms] == digests[1][one.time_ms]
+
+
+def test_duplicates_and_bad_records_are_dropped_counted_and_no_history(history: HistoryStore) -> None:
+    one, two = stream_sessions(2)
+    records = [record(0, one), record(1, b"{"), record(2, one), record(3, two)]
+    batch = build(history, records)
+    assert {name: batch.counts[f"sessions.{name}"] for name in ("consumed", "valid", "rejected", "duplicates")} == {
+        "consumed": 4, "valid": 2, "rejected": 1, "duplicates": 1,
+    }  # fmt: skip
+    assert [rejected.offset for rejected, _ in batch.rejected] == [1]
+    again = build(history, records)  # the same range, executed again
+    assert again.counts == batch.counts
+    assert [s.context.digest() for s in again.samples] == [s.context.digest() for s in batch.samples]
+
+
+def test_a_user_on_a_foreign_partition_is_rejected(history: HistoryStore) -> None:
+    one = stream_sessions(1)[0]
+    home = partition_of(one.user_id, 2)
+    placed, rejected, _ = absorb([record(0, one, 1 - home)], {1 - home: (0, 1)}, history, 2)
+    assert placed == []
+    assert rejected[0][1] == f"user {one.user_id} belongs to partition {home}, not {1 - home}"
+
+
+def test_unknown_items_train_nothing_and_are_counted(history: HistoryStore) -> None:
+    one = stream_sessions(1)[0]
+    strange = one.impressions[0].model_copy(update={"item_id": ITEMS + 5})
+    batch = build(history, [record(0, one.model_copy(update={"impressions": [strange, *one.impressions[1:]]}))])
+    assert (batch.counts["impressions.unknown"], batch.counts["targets"], len(batch.samples[0].codes)) == (1, 2, 2)
+    only = one.model_copy(update={"session_id": "x", "impressions": [strange]})
+    assert build(history, [record(1, only)]).samples == []
+
+
+def test_targets_can_be_the_positive_ones_and_are_the_last_ones(history: HistoryStore) -> None:
+    one = stream_sessions(1)[0]
+    liked = one.impressions[1].model_copy(update={"labels": int(Label.LIKE)})
+    one = one.model_copy(update={"impressions": [one.impressions[0], liked, one.impressions[2]]})
+    index = tiny_index()
+    assert build(history, [record(0, one)], 'trainer.targets="positive"').samples[0].codes.tolist() == [
+        index.sids[index.rows(liked.item_id)].tolist()
+    ]
+    last = one.impressions[2].item_id
+    codes = build(history, [record(0, one)], "trainer.max_targets=1").samples[0].codes
+    assert codes.tolist() == [index.sids[index.rows(last)].tolist()]
+
+
+def test_requests_are_made_for_the_chosen_users_of_the_kept_sessions(history: HistoryStore) -> None:
+    sessions = stream_sessions(60)
+    batch = build(history, [record(n, one) for n, one in enumerate(sessions)], "rl.rate=0.3")
+    chosen = [s for s in batch.samples if is_rl_user(s.context.user_id, s.context.time_ms // 86_400_000, 0.3, 0)]
+    assert 0 < len(batch.requests) < len(batch.samples)
+    assert [draft.context.digest() for draft in batch.requests] == [sample.context.digest() for sample in chosen]
+
+
+def test_initial_histories_then_the_warm_window_sit_before_the_stream(history: HistoryStore, tmp_path: Path) -> None:
+    run = TinyRun.make(tmp_path / "run", "127.0.0.1:1", topics=False)
+    log = SessionLog.open(run.folder / "log")
+    for _ in range(2):
+        load_initial_histories(log, history, 1)
+    warm = list(log.sessions(0, 0))
+    assert warm_scores(log, 1) == [one.play_ms for one in warm]
+    assert warm_scores(log, 0) == []
+    assert history.users() == USERS
+    for user in range(USERS):
+        own = [i.item_id for one in warm if one.user_id == user for i in one.impressions]
+        events = history.as_of(user, 0, 0, 1000)
+        assert events.item_id.tolist() == [1, 2, *own]
+        assert history.profile(user) == {"age": user % 3}
+    assert history.end(INITIAL) == 0

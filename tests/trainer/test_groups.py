@@ -1,0 +1,180 @@
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.features import Featurizer
+from common.history import HistoryStore
+from common.messages import RolloutGroup
+from common.policy import build_policy, to_blob
+from common.stream import Record
+from tests.trainer.fake_fleet import answer
+from tests.trainer.test_record_buffer import ListReader
+from tests.trainer.tiny_run import stream_sessions, tiny_index, tiny_settings
+from trainer.batches import BatchBuilder
+from trainer.checkpoint import CheckpointError, Identity
+from trainer.frontier import Frontier
+from trainer.groups import GroupJudge, group_line
+from trainer.loop import to_request
+from trainer.parity import MAX_PARITY_ERROR, Snapshots
+from trainer.record_buffer import RecordBuffer
+from trainer.resume import Endpoints, OpenRun, Run
+from trainer.session_filter import SessionFilter
+from trainer.staleness import Staleness
+from trainer.step import TrainingStep
+
+torch.set_num_threads(1)
+TOPIC = "p.sessions"
+IDENTITY = Identity(
+    run="r", prefix="p", partitions={}, logs={}, index_version=1, settings_digest="d", machine="m", torch="t", threads=1
+)
+Change = Callable[[RolloutGroup], RolloutGroup]
+
+
+@dataclass
+class Scene:
+    """A run with one outstanding request, and the honest group that answers it."""
+
+    opened: OpenRun
+    judge: GroupJudge
+    group: RolloutGroup
+
+    def outcome(self, value: RolloutGroup | bytes, taken: set[tuple[int, int]] | None = None) -> str:
+        return self.judge.judge(self.record(value), taken or set()).settled.outcome
+
+    @staticmethod
+    def record(value: RolloutGroup | bytes) -> Record:
+        return Record("p.rollout-groups", 0, 5, 0, None, value if isinstance(value, bytes) else value.to_bytes(), [])
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    settings, index = tiny_settings("stream.partitions=1", "rl.rate=1", "sync.max_lag=1"), tiny_index()
+    with HistoryStore(tmp_path / "history.sqlite") as history:
+        builder = BatchBuilder(settings, index, history, SessionFilter(settings.filter))
+        records = [Record(TOPIC, 0, n, 0, None, one.to_bytes(), []) for n, one in enumerate(stream_sessions(6))]
+        draft = builder.build(records, {0: (0, 6)}).requests[3]
+        training = TrainingStep(build_policy(settings.policy), Featurizer(settings.policy, index), settings)
+        run = Run(IDENTITY, training, builder.session_filter, Frontier(), Staleness(1, [0, 5]))
+        run.frontier.request(draft.position, draft.asked)
+        buffers = [RecordBuffer(ListReader([], {0: 0})) for _ in range(2)]
+        endpoints = Endpoints(run="r", kafka="", prefix="p")
+        opened = OpenRun(tmp_path, settings, endpoints, index, history, run, *buffers)
+        blob = to_blob(build_policy(settings.policy, 5))
+
+        def blob_of(version: int) -> bytes:
+            if version == 7:
+                raise CheckpointError("gone")
+            return blob
+
+        judge = GroupJudge(opened, Snapshots(training.featurizer, blob_of))
+        yield Scene(opened, judge, answer(to_request(draft, IDENTITY, TOPIC), 5, blob, settings, index))
+
+
+def test_an_honest_group_is_trained_with_the_context_of_its_request(scene: Scene) -> None:
+    judgement = scene.judge.judge(scene.record(scene.group), set())
+    assert judgement.settled.outcome == "trained"
+    assert judgement.settled.request == (0, 3)
+    sample = judgement.sample
+    assert sample is not None
+    assert sample.context.digest() == scene.group.digest
+    assert judgement.parity_error is not None
+    assert judgement.parity_error < 1e-5
+    assert sample.legal.tolist() == [True] * 5 + [False] * 3
+    assert (sample.advantages[5:] == 0).all()
+    assert abs(float(sample.advantages.sum())) < 1e-5
+    line = group_line(judgement, 9, 0, scene.group.produced_ms + 4)
+    assert (line["legal_share"], line["version"], line["produced_to_trained_ms"]) == (5 / 8, 5, 4)
+
+
+def changed(**fields: object) -> Change:
+    return lambda group: group.model_copy(update=fields)
+
+
+def bent(group: RolloutGroup) -> RolloutGroup:
+    shifted = [[value - 0.01 for value in row] for row in group.log_probs]
+    return group.model_copy(update={"log_probs": shifted})
+
+
+def failed(group: RolloutGroup) -> RolloutGroup:
+    empty: dict[str, object] = {"codes": [], "log_probs": [], "item_ids": [], "rewards": []}
+    return group.model_copy(update={**empty, "failure": "reward service: 503"})
+
+
+def mislabelled(group: RolloutGroup) -> RolloutGroup:
+    return group.model_copy(update={"item_ids": [-1, *group.item_ids[1:]], "rewards": [None, *group.rewards[1:]]})
+
+
+def out_of_range(group: RolloutGroup) -> RolloutGroup:
+    return group.model_copy(update={"codes": [*group.codes[:-1], [0, 0, 8]]})
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome", "settles"),
+    [
+        (changed(run="another"), "other_run", False),
+        (changed(topic="p.elsewhere"), "invalid", False),
+        (changed(offset=2), "invalid", False),
+        (changed(request_id="r/p.sessions/0/4", offset=4), "invalid", False),  # never requested
+        (changed(parameter_version=0), "trained", True),  # one version behind
+        (changed(parameter_version=3), "unknown_version", True),
+        (changed(digest="other"), "digest_mismatch", True),
+        (changed(index_version=2), "invalid", True),
+        (out_of_range, "invalid", True),
+        (mislabelled, "invalid", True),
+        (failed, "failed", True),
+        (bent, "parity", True),
+    ],
+)
+def test_every_other_group_has_its_reason(scene: Scene, change: Change, outcome: str, settles: bool) -> None:
+    judgement = scene.judge.judge(scene.record(change(scene.group)), set())
+    assert judgement.settled.outcome == outcome
+    assert (judgement.settled.request is not None) == settles
+    assert (judgement.sample is not None) == (outcome == "trained")
+
+
+def test_stale_and_lost_versions(scene: Scene) -> None:
+    scene.opened.run.staleness.publish(7)
+    assert scene.outcome(scene.group) == "trained"
+    assert scene.outcome(scene.group.model_copy(update={"parameter_version": 0})) == "stale"
+    assert scene.outcome(scene.group.model_copy(update={"parameter_version": 7})) == "unknown_version"
+
+
+def test_the_first_group_wins_within_a_step_and_between_steps(scene: Scene) -> None:
+    assert scene.outcome(scene.group, {(0, 3)}) == "duplicate"
+    scene.opened.run.frontier.settle((0, 3))
+    assert scene.outcome(scene.group) == "duplicate"
+    assert scene.outcome(b"nonsense") == "invalid"
+
+
+def test_without_spread_only_the_format_term_is_left(scene: Scene) -> None:
+    flat = [None if reward is None else 0.5 for reward in scene.group.rewards]
+    sample = scene.judge.judge(scene.record(scene.group.model_copy(update={"rewards": flat})), set()).sample
+    assert sample is not None
+    assert not sample.advantages.any()
+    assert sample.legal.any()
+
+
+def test_recalling_gives_the_sample_that_was_judged(scene: Scene) -> None:
+    record = scene.record(scene.group)
+    judged = scene.judge.judge(record, set())
+    recalled = scene.judge.recall(judged.settled, record)
+    assert judged.sample is not None
+    assert recalled.sample is not None
+    assert recalled.sample.context.digest() == judged.sample.context.digest()
+    assert np.array_equal(recalled.sample.advantages, judged.sample.advantages)
+    stale = judged.settled.model_copy(update={"outcome": "stale"})
+    assert scene.judge.recall(stale, record).sample is None
+
+
+def test_parity_tells_another_versions_numbers(scene: Scene) -> None:
+    settings, index = scene.opened.settings, scene.opened.index
+    other = to_blob(build_policy(settings.policy, 6))
+    snapshots = Snapshots(Featurizer(settings.policy, index), lambda _: other)
+    arrays = np.array(scene.group.codes), np.array(scene.group.log_probs, np.float32)
+    context = scene.judge.judge(scene.record(scene.group), set()).sample
+    assert context is not None
+    assert snapshots.parity_error(1, context.context, *arrays) > MAX_PARITY_ERROR

@@ -1,0 +1,43 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+from common.features import Featurizer
+from common.metrics import render
+from common.policy import build_policy
+from tests.trainer.test_checkpoint import IDENTITY
+from tests.trainer.tiny_run import tiny_index, tiny_settings
+from trainer.frontier import Frontier
+from trainer.groups import Judgement
+from trainer.journal import SettledGroup
+from trainer.resume import Run
+from trainer.session_filter import SessionFilter
+from trainer.staleness import Staleness
+from trainer.statistics import Statistics
+from trainer.step import StepMetrics, TrainingStep
+
+
+def value(name: str) -> float:
+    return next(
+        (float(line.rpartition(" ")[2]) for line in render().decode().splitlines() if line.startswith(name + " ")), 0
+    )
+
+
+def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_path: Path) -> None:
+    settings = tiny_settings()
+    training = TrainingStep(build_policy(settings.policy), Featurizer(settings.policy, tiny_index()), settings)
+    run = Run(IDENTITY, training, SessionFilter(settings.filter), Frontier(), Staleness(2, [0]))
+    run.counters = Counter({"sessions.consumed": 100})
+    consumed, stale = value("onerec_trainer_sessions_consumed_total"), value('onerec_trainer_groups_total{reason="stale"}')
+    judgement = Judgement(SettledGroup(record=(0, 4), request=(1, 7), outcome="stale"))
+    with Statistics(tmp_path / "stats.jsonl", run) as statistics:
+        run.step = 1
+        run.counters.update({"sessions.consumed": 4, "groups.stale": 1})
+        statistics.step(run, StepMetrics(loss_per_level=[1.0, 2.0]), [judgement], 0.1, {0: 9})
+    assert value("onerec_trainer_sessions_consumed_total") == consumed + 4
+    assert value('onerec_trainer_groups_total{reason="stale"}') == stale + 1
+    assert value('onerec_trainer_next_token_loss_nats{level="2"}') == 2.0
+    assert value('onerec_trainer_stream_lag_records{partition="0",topic="sessions"}') == 9
+    group, step = (json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
+    assert (group["kind"], group["outcome"], group["record"]) == ("group", "stale", [0, 4])
+    assert (step["counters"]["sessions.consumed"], step["loss_per_level"]) == (104, [1.0, 2.0])
