@@ -1,0 +1,196 @@
+"""The whole system through its front door: `onerec up` with the tiny profile, all real processes, real faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from common.messages import SCHEMA_VERSION
+from common.session_log import SessionLog
+from common.stream import Producer, partition_of, topic_name
+from deploy.local.run_folder import RunFolder, read_json, read_lines
+
+MARK = "LOOP_TEST_MARK"
+PATIENCE_S = 200.0
+pytestmark = pytest.mark.timeout(400)
+
+
+@dataclass
+class Up:
+    """A running `onerec up`; all its processes carry a mark in their environment."""
+
+    process: subprocess.Popen[bytes]
+    run: RunFolder
+    mark: str
+    output: Path
+
+    @staticmethod
+    def start(folder: Path, *arguments: str) -> Up:
+        mark = secrets.token_hex(8)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("ONEREC_")}
+        command = [sys.executable, "-m", "deploy.cli.main", "up", "--profile", "test", "--run-folder", str(folder / "run")]
+        output = folder / "output.txt"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [*command, *arguments], stdout=file, stderr=subprocess.STDOUT, env=clean | {MARK: mark}
+            )
+        return Up(process, RunFolder(folder / "run"), mark, output)
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not ready():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.02)
+
+    def ended(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+    def survivors(self, within_s: float = 15.0) -> list[str]:
+        """Marked processes that are still there after a while."""
+        deadline = time.monotonic() + within_s
+        while (left := self._marked()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+    def _marked(self) -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                continue
+        return found
+
+
+def bad_messages() -> dict[str, tuple[bytes, str]]:
+    """Name -> (bytes, a part of the reason they are refused for)."""
+    impression = {"item_id": 1, "time_ms": 1_704_200_000_000, "play_ms": 10, "duration_ms": 1000}
+    good = {"schema_version": SCHEMA_VERSION, "session_id": "bad", "user_id": 1, "time_ms": 1_704_200_000_000}
+    good |= {"impressions": [impression]}
+    newer = good | {"schema_version": SCHEMA_VERSION + 1}
+    variants: dict[str, tuple[dict[str, Any], str]] = {
+        "negative duration": (good | {"impressions": [impression | {"duration_ms": -5}]}, "impressions.0.duration_ms"),
+        "missing user": ({key: value for key, value in good.items() if key != "user_id"}, "user_id: Field required"),
+        "unknown field": (good | {"mood": "sunny"}, "mood: Extra inputs are not permitted"),
+        "newer schema": (newer, "upgrade consumers first"),
+    }
+    out = {name: (json.dumps(body).encode(), reason) for name, (body, reason) in variants.items()}
+    out["truncated JSON"] = (json.dumps(good).encode()[:-20], "Invalid JSON")
+    out["noise"] = (secrets.token_bytes(256 * 1024), "Invalid JSON")
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dict[str, Any], dict[str, int]]]:
+    """A run that got bad messages and lost its trainer once: the run, its report, and the bad messages' offsets."""
+    folder = tmp_path_factory.mktemp("up")
+    up = Up.start(folder, "--report", str(folder / "report.json"))
+    try:
+        offsets = _inject(up)
+        up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 30)
+        os.kill(read_json(up.run.processes)["trainer"], signal.SIGKILL)
+        assert up.ended() == 0, up.output.read_text()
+        yield up, json.loads((folder / "report.json").read_text()), offsets
+    finally:
+        up.process.kill()
+        up.process.wait()
+
+
+def _inject(up: Up) -> dict[str, int]:
+    """Put the bad messages before the first session of their partition."""
+    up.until(up.run.endpoints.exists)
+    endpoints = read_json(up.run.endpoints)
+    producer = Producer(endpoints["kafka"], 15.0)
+    topic = topic_name(endpoints["prefix"], "sessions")
+    home = partition_of(1, up.run.settings.stream.partitions)
+    sent = {name: producer.send(topic, value, home) for name, (value, _) in bad_messages().items()}
+    producer.close()
+    return {name: future.get(0).offset for name, future in sent.items()}
+
+
+def test_every_session_counts_exactly_once_although_the_trainer_was_killed(
+    finished: tuple[Up, dict[str, Any], dict[str, int]],
+) -> None:
+    up, report, offsets = finished
+    split = up.run.settings.split
+    log = SessionLog.open(up.run.log)
+    streamed = [s.session_id for s in log.sessions(split.warm_days, split.warm_days + split.stream_days - 1)]
+    assert report["restarts"] == {"trainer": 1, "reward": 0}
+    assert report["sessions"]["valid"] == len(streamed)
+    assert report["sessions"]["duplicates"] == 0
+    assert report["sessions"]["consumed"] == len(streamed) + len(offsets)
+    entries = [line["entry"] for line in read_lines(up.run.path / "journal.jsonl")]
+    assert [entry["step"] for entry in entries] == list(range(1, len(entries) + 1))
+    taken = [(p, o) for entry in entries for p, (first, end) in entry["ranges"].items() for o in range(first, end)]
+    assert len(taken) == len(set(taken)) == report["sessions"]["consumed"]
+
+
+def test_bad_messages_become_dead_letters_with_position_and_reason(
+    finished: tuple[Up, dict[str, Any], dict[str, int]],
+) -> None:
+    up, report, offsets = finished
+    letters = {letter["offset"]: letter for letter in report["dead_letters"]["letters"]}
+    assert report["dead_letters"]["count"] == len(offsets) == 6
+    for name, (value, reason) in bad_messages().items():
+        letter = letters[offsets[name]]
+        assert reason in letter["reason"], name
+        assert "\n" not in letter["reason"]
+        assert letter["topic"].endswith(".sessions")
+        assert letter["length"] == len(value)
+        assert letter["partition"] == partition_of(1, up.run.settings.stream.partitions)
+
+
+def test_the_loop_closes(finished: tuple[Up, dict[str, Any], dict[str, int]]) -> None:
+    up, report, _ = finished
+    published, groups = report["parameters"]["published"], report["groups"]
+    assert len(published) >= 3
+    assert len(report["parameters"]["used"]) == up.run.settings.rollout.actors
+    assert {v for versions in report["parameters"]["used"].values() for v in versions} <= set(published)
+    assert groups["trained"] + sum(groups["dropped"].values()) == groups["requested"] > 10
+    assert groups["candidates_min"] == groups["candidates_max"] == up.run.settings.rl.group_size
+    assert report["parity"]["mean_abs_ratio_error"] < 1e-3
+    assert 0 < report["legality"]["first"] < 1
+    assert report["retrieval"]["users"] > 0
+    for key in ("next_day_before", "next_day_after"):
+        assert report["loss"][key] > 0
+    assert len(list(up.run.report.glob("*.png"))) == 8
+
+
+def test_nothing_is_left_running_and_only_the_owner_may_read(
+    finished: tuple[Up, dict[str, Any], dict[str, int]],
+) -> None:
+    up, _, _ = finished
+    assert up.survivors() == []
+    assert up.run.path.stat().st_mode & 0o777 == 0o700
+    secret = b"redis://:"
+    assert not [path for path in up.run.path.rglob("*.json") if secret in path.read_bytes()]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_an_interrupted_run_leaves_nothing_running(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    up = Up.start(tmp_path, "--set", "pretrain.history_epochs=0", "--set", "pretrain.warm_epochs=0", "--speed", "3600")
+    try:
+        up.until(lambda: len(read_lines(up.run.path / "trainer_stats.jsonl")) >= 2)
+        assert len(up._marked()) > 8
+        up.process.send_signal(number)
+        assert up.ended() == code
+        assert up.survivors() == []
+        if number == signal.SIGINT:
+            assert str(up.run.path) in up.output.read_text()
+    finally:
+        up.process.kill()
+        up.process.wait()
