@@ -96,11 +96,13 @@ def bad_messages() -> dict[str, tuple[bytes, str]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dict[str, Any], dict[str, int]]]:
-    """A run that got bad messages and lost its trainer once: the run, its report, and the bad messages' offsets."""
+    """A run that got bad messages and lost reward service and trainer: the run, its report, the bad messages' offsets."""
     folder = tmp_path_factory.mktemp("up")
     up = Up.start(folder, "--report", str(folder / "report.json"))
     try:
         offsets = _inject(up)
+        up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 10)
+        os.kill(read_json(up.run.processes)["reward"], signal.SIGKILL)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 30)
         os.kill(read_json(up.run.processes)["trainer"], signal.SIGKILL)
         assert up.ended() == 0, up.output.read_text()
@@ -129,7 +131,7 @@ def test_every_session_counts_exactly_once_although_the_trainer_was_killed(
     split = up.run.settings.split
     log = SessionLog.open(up.run.log)
     streamed = [s.session_id for s in log.sessions(split.warm_days, split.warm_days + split.stream_days - 1)]
-    assert report["restarts"] == {"trainer": 1, "reward": 0}
+    assert report["restarts"] == {"trainer": 1, "reward": 1}
     assert report["sessions"]["valid"] == len(streamed)
     assert report["sessions"]["duplicates"] == 0
     assert report["sessions"]["consumed"] == len(streamed) + len(offsets)

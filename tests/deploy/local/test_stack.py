@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.settings import load_settings
+from deploy.local.preflight import PreflightError, default_profile, detect
+from deploy.local.prepare import Say, is_done, run_step
+from deploy.local.processes import StackError
+from deploy.local.run_folder import RunFolder, read_json
+from deploy.local.stack import MAX_RESTARTS, Stack, run_lanes
+
+SETTINGS = load_settings("test")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    (tmp_path / "data").mkdir()
+    return RunFolder.create(tmp_path / "run", SETTINGS, {"kind": "kuairand", "path": str(tmp_path / "data")})
+
+
+def ends_with(code: int) -> list[str]:
+    return [sys.executable, "-c", f"import sys; print('bye'); sys.exit({code})"]
+
+
+def sleeps() -> list[str]:
+    return [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def test_a_trainer_that_keeps_dying_is_restarted_a_bounded_number_of_times(run: RunFolder) -> None:
+    with Stack(run, SETTINGS, 0.0) as stack:
+        stack._start("trainer", ends_with(3))
+        with pytest.raises(StackError, match=f"trainer ended with status 3 after {MAX_RESTARTS} restarts(.|\n)*bye"):
+            stack.watch(lambda: None)
+    assert read_json(run.stack) == {"restarts": {"trainer": MAX_RESTARTS, "reward": 0}}
+
+
+def test_a_fleet_that_dies_ends_the_run(run: RunFolder) -> None:
+    with Stack(run, SETTINGS, 0.0) as stack:
+        stack._start("trainer", sleeps())
+        stack._start("rollout", ends_with(1))
+        with pytest.raises(StackError, match=r"rollout ended with status 1(.|\n)*bye"):
+            stack.watch(lambda: None)
+        trainer = stack.children["trainer"]
+    assert not trainer.alive
+    assert stack.children == {}
+
+
+def test_a_replay_may_end_and_a_trainer_that_is_done_ends_the_watch(run: RunFolder) -> None:
+    with Stack(run, SETTINGS, 0.0) as stack:
+        stack._start("replay", ends_with(0))
+        stack._start("trainer", ends_with(0))
+        stack.watch(lambda: None)
+
+
+def test_a_step_that_fails_says_why(run: RunFolder) -> None:
+    with pytest.raises(StackError, match=r"step log failed with status 1(.|\n)*is not a KuaiRand folder"):
+        run_lanes(run, [["log", "tokenize"]], lambda _: None)
+    assert not run.log_file("tokenize").exists()
+
+
+def test_a_step_is_done_once(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def step(_: RunFolder, say: Say) -> dict[str, int]:
+        done.append("log")
+        return {"n": 1}
+
+    monkeypatch.setattr("deploy.local.prepare.STEPS", {"log": step})
+    for _ in range(2):
+        run_step(run, "log", lambda _: None)
+    assert done == ["log"]
+    assert is_done(run, "log")
+    assert read_json(run.prepared / "log.json")["result"] == {"n": 1}
+
+
+def test_data_folders_are_known_by_their_files(tmp_path: Path) -> None:
+    kinds = {
+        "kuairand": ["interactions.csv.gz", "history_before_0425.jsonl.gz"],
+        "amazon": ["interactions.csv.gz", "items.jsonl.gz"],
+    }
+    for kind, names in kinds.items():
+        (tmp_path / kind).mkdir()
+        for name in names:
+            (tmp_path / kind / name).touch()
+        source = detect(tmp_path / kind)
+        assert source == {"kind": kind, "path": str(tmp_path / kind)}
+        assert default_profile(source) == kind
+        load_settings(default_profile(source))
+    assert default_profile(detect(None)) == "demo"
+    with pytest.raises(PreflightError, match="is no data folder"):
+        detect(tmp_path)
+
+
+def test_an_imported_log_gets_the_profile_of_its_data(tmp_path: Path) -> None:
+    (tmp_path / "log.json").write_text('{"source": "kuairand"}')
+    assert default_profile(detect(tmp_path)) == "kuairand"
