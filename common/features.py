@@ -47,6 +47,10 @@ class EventFeatures:
     leaf_size: Tensor  # float, events that this position stands for
     mask: Tensor
 
+    def to(self, device: torch.device | str) -> EventFeatures:
+        """The same features on another device."""
+        return EventFeatures(*(getattr(self, f.name).to(device) for f in fields(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyInputs:
@@ -59,10 +63,8 @@ class PolicyInputs:
 
     def to(self, device: torch.device | str) -> PolicyInputs:
         """The same inputs on another device."""
-        move = lambda e: None if e is None else EventFeatures(*(getattr(e, f.name).to(device) for f in fields(e)))  # noqa: E731
-        short, positive = move(self.short), move(self.positive)
-        assert short is not None and positive is not None
-        return PolicyInputs(self.static.to(device), short, positive, move(self.lifelong))
+        lifelong = None if self.lifelong is None else self.lifelong.to(device)
+        return PolicyInputs(self.static.to(device), self.short.to(device), self.positive.to(device), lifelong)
 
 
 def log_bucket(milliseconds: Array) -> Array:
@@ -95,7 +97,7 @@ class Featurizer:
         now = np.array([c.time_ms for c in contexts], np.int64)
         short = [c.events.last(policy.short_length) for c in contexts]
         positive = [_positives(c.events, policy.positive_length) for c in contexts]
-        lifelong = self._lifelong(contexts, now) if policy.lifelong_length else None
+        lifelong = self._lifelong(contexts) if policy.lifelong_length else None
         return PolicyInputs(
             self._static(contexts),
             self._pathway(short, now),
@@ -123,14 +125,18 @@ class Featurizer:
         count = (tags >= 0).sum(1, keepdims=True)
         weight = np.where(tags >= 0, 1.0 / np.maximum(count, 1), 0.0).astype(np.float32)
         times = self._times(events.time_ms, request_time)
-        flat = self._item_columns(events.item_id, known) | times | {
-            "tags": hashed(tags, self.policy.tag_buckets),
-            "tag_weight": weight,
-            "play": log_bucket(events.play_ms),
-            "duration": log_bucket(events.duration_ms),
-            "labels": events.labels,
-            "leaf_size": np.ones(len(events), np.float32),
-        }
+        flat = (
+            self._item_columns(events.item_id, known)
+            | times
+            | {
+                "tags": hashed(tags, self.policy.tag_buckets),
+                "tag_weight": weight,
+                "play": log_bucket(events.play_ms),
+                "duration": log_bucket(events.duration_ms),
+                "labels": events.labels,
+                "leaf_size": np.ones(len(events), np.float32),
+            }
+        )
         return _scatter(flat, where)
 
     def _item_columns(self, item_id: Array, known: Array) -> dict[str, Array]:
@@ -150,7 +156,7 @@ class Featurizer:
             "weekday": np.where(known, 1 + time_ms // DAY_MS % 7, 0),
         }
 
-    def _lifelong(self, contexts: list[Context], now: Array) -> EventFeatures:
+    def _lifelong(self, contexts: list[Context]) -> EventFeatures:
         """Leaves of each user's events before the day of the request, newest leaf first (SPEC B.4)."""
         rows: list[dict[str, Array]] = []
         for context in contexts:
@@ -172,14 +178,18 @@ class Featurizer:
         tags, weight = _leaf_tags(self.index.tags[known], leaf_of, len(representative))
         chosen = representative[newest]
         times = self._times(mean["time_ms"].astype(np.int64)[newest], np.full(len(newest), now_ms))
-        return self._item_columns(events.item_id[chosen], known[chosen]) | times | {
-            "tags": hashed(tags[newest], self.policy.tag_buckets),
-            "tag_weight": weight[newest],
-            "play": log_bucket(mean["play_ms"][newest]),
-            "duration": log_bucket(mean["duration_ms"][newest]),
-            "labels": events.labels[chosen],
-            "leaf_size": count[newest].astype(np.float32),
-        }
+        return (
+            self._item_columns(events.item_id[chosen], known[chosen])
+            | times
+            | {
+                "tags": hashed(tags[newest], self.policy.tag_buckets),
+                "tag_weight": weight[newest],
+                "play": log_bucket(mean["play_ms"][newest]),
+                "duration": log_bucket(mean["duration_ms"][newest]),
+                "labels": events.labels[chosen],
+                "leaf_size": count[newest].astype(np.float32),
+            }
+        )
 
 
 def _positives(events: UserEvents, length: int) -> UserEvents:

@@ -268,6 +268,7 @@ def load_settings(profile: str | Path = "", overrides: list[str] | None = None) 
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings  # neither is read
             return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=tree)
 
     try:

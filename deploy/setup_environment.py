@@ -29,7 +29,7 @@ def visible_torch() -> str | None:
 
 def main() -> int:
     """Create the environment and install the project, its pins and its development tools into it."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this script is what an older Python runs first
         sys.stderr.write(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make setup PYTHON=python3.11\n")
         return 2
     folder = Path(sys.argv[1])

@@ -28,7 +28,7 @@ CUTS = (10, 50)
 
 @dataclass(frozen=True, slots=True)
 class EvaluationUser:
-    """One test user: frozen context, item rows seen before (never recommended again), item rows to find, and next-token targets (item rows)."""
+    """One test user; ``seen`` rows are not recommended again, ``targets`` are to be found, ``next_tokens`` were shown."""
 
     context: Context
     seen: IntArray
@@ -45,7 +45,9 @@ class EvaluationSet:
     last_day: IntArray
 
 
-def build_evaluation_set(log: SessionLog, index: ItemIndex, settings: Settings, first_test_day: int, test_days: int) -> EvaluationSet:
+def build_evaluation_set(
+    log: SessionLog, index: ItemIndex, settings: Settings, first_test_day: int, test_days: int
+) -> EvaluationSet:
     """Freeze histories before ``first_test_day``; users with an earlier positive and a known target are evaluated."""
     positive = log.manifest.positive_label
     frozen_ms = log.manifest.day0_ms + first_test_day * 86_400_000

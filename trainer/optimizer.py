@@ -15,11 +15,13 @@ def build_optimizer(
     policy: nn.Module, learning_rate: float, sparse_learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
     """AdamW(0.9, 0.95); weight decay on dense matrices only. ``base_lr`` in each group is what a schedule scales."""
-    sparse, matrices, vectors = [], [], []
+    sparse: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for name, parameter in policy.named_parameters():
-        group = sparse if name.startswith(SPARSE_TABLES) else matrices if parameter.ndim > 1 else vectors
-        group.append(parameter)
-    groups = [
+        chosen = sparse if name.startswith(SPARSE_TABLES) else matrices if parameter.ndim > 1 else vectors
+        chosen.append(parameter)
+    groups: list[dict[str, Any]] = [
         {"params": sparse, "lr": sparse_learning_rate, "weight_decay": 0.0},
         {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
         {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},

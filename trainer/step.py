@@ -55,7 +55,7 @@ class StepMetrics:
 
 
 class TrainingStep:
-    """Holds policy and optimizer; `run` makes one step. The format draw is seeded by (seed, step), so a step is a pure
+    """Holds policy and optimizer; `run` makes one step. All randomness is seeded by (seed, step), so a step is a pure
     function of weights, optimizer state, samples and step number."""
 
     def __init__(self, policy: EncoderDecoder, featurizer: Featurizer, settings: Settings) -> None:
@@ -70,6 +70,7 @@ class TrainingStep:
         metrics = StepMetrics()
         if not samples and not groups:
             return metrics
+        torch.manual_seed(self.settings.seed * 1_000_003 + step)  # dropout, where a profile has any
         self.optimizer.zero_grad(set_to_none=True)
         if samples:
             self._next_token(samples, metrics)

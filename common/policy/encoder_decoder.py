@@ -94,10 +94,8 @@ class EncoderDecoder(nn.Module):
     def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         """One level for all beams: the previous level's codes (R, B), or None at level 1 -> fp32 logits (R, B, V)."""
         level = cache[0][0].shape[-2] if cache else 0
-        if previous is None:
-            token = self.begin.expand(len(memory.mask), 1, -1)
-        else:
-            token = self.codes.embed(level - 1, previous)
+        begin = self.begin.expand(len(memory.mask), 1, -1)
+        token = begin if previous is None else self.codes.embed(level - 1, previous)
         hidden = (token + self.level[level]).unsqueeze(2)
         grown: Cache = []
         for k, layer in enumerate(self._decoder_layers()):

@@ -44,7 +44,7 @@ class Attention(nn.Module):
         self.output = linear(width, width)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(-2, -3)
 
     def keys_values(self, memory: Tensor) -> KeysValues:
         """(…, S, D) -> keys and values (…, H, S, E)."""

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.settings import PROFILES, SettingsError, load_settings, save_settings
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    path = tmp_path / "p.toml"
+    path.write_text("[rl]\nrate = 0.2\neps = 0.3\n")
+    return path
+
+
+def test_profile_below_environment_below_command_line(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(profile).rl.rate == 0.2
+    monkeypatch.setenv("ONEREC_RL__RATE", "0.3")
+    settings = load_settings(profile)
+    assert (settings.rl.rate, settings.rl.eps) == (0.3, 0.3)
+    assert load_settings(profile, ["rl.rate=0.4"]).rl.rate == 0.4
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rl.rat=1", "unknown key rl.rat"),
+        ("rl.rate=7", "rl.rate: Input should be less than or equal to 1, got 7"),
+        ("policy.heads=5", "policy.heads must divide policy.d_model, got 5 and 64"),
+        ("rl.rate", "expected key=value"),
+        ("trainer.targets=some", "trainer.targets: Input should be 'all' or 'positive', got 'some'"),
+    ],
+)
+def test_errors_name_key_value_and_range(override: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words.replace(".", r"\.")):
+        load_settings("", [override])
+
+
+def test_unknown_profiles_and_broken_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"'nope' does not exist; shipped profiles: .*demo"):
+        load_settings("nope")
+    (tmp_path / "bad.toml").write_text("rl = [")
+    with pytest.raises(SettingsError, match="cannot be parsed"):
+        load_settings(tmp_path / "bad.toml")
+
+
+def test_secrets_are_neither_saved_nor_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEREC_REDIS__URL", "redis://:hunter2@127.0.0.1:1/0")
+    settings = load_settings("")
+    save_settings(settings, tmp_path / "s.json")
+    assert "hunter2" not in (tmp_path / "s.json").read_text() + repr(settings)
+    assert load_settings(tmp_path / "s.json").redis.url.get_secret_value().endswith("@127.0.0.1:1/0")
+
+
+@pytest.mark.parametrize("path", sorted(PROFILES.glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_profiles_load(path: Path) -> None:
+    assert load_settings(path).policy.levels >= 2

@@ -1,0 +1,49 @@
+"""Small real objects that many tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.context import Context, UserEvents
+from common.item_index import ItemIndex
+from common.settings import PolicySettings
+
+NOW_MS = 1_700_000_000_000
+TINY = PolicySettings(
+    d_model=32, heads=4, ffn=64, codes=8, feature_width=8, static_fields=["age"], short_length=5, positive_length=4
+)
+
+
+def make_index(items: int = 60, codes: int = 8, levels: int = 3, seed: int = 0) -> ItemIndex:
+    """Items 100, 101, … with random semantic IDs; some share one."""
+    rng = np.random.default_rng(seed)
+    return ItemIndex.build(
+        version=1,
+        tokenizer_version="test",
+        codes=codes,
+        item_ids=np.arange(100, 100 + items),
+        sids=rng.integers(0, codes, (items, levels)).astype(np.int32),
+        author=rng.integers(0, 9, items),
+        tags=rng.integers(-1, 9, (items, 2)),
+        music=rng.integers(0, 9, items),
+        duration_ms=rng.integers(1000, 60_000, items),
+        popularity=rng.random(items).astype(np.float32),
+        vectors=rng.normal(size=(items, 6)).astype(np.float32),
+    )
+
+
+def make_events(count: int, seed: int = 0, items: int = 60) -> UserEvents:
+    """Events one minute apart that end an hour before `NOW_MS`; a few items are unknown to `make_index`."""
+    rng = np.random.default_rng(seed)
+    return UserEvents(
+        rng.integers(95, 100 + items, count),
+        NOW_MS - 3_600_000 - 60_000 * np.arange(count, 0, -1),
+        rng.integers(0, 90_000, count),
+        rng.integers(0, 60_000, count),
+        rng.integers(0, 512, count),
+    )
+
+
+def make_context(count: int, seed: int = 0, user_id: int = 7) -> Context:
+    """A context with ``count`` past events."""
+    return Context(user_id, NOW_MS, 1, {"age": 3}, make_events(count, seed))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from common.features import Featurizer
+from common.policy import EncoderDecoder, Memory, build_policy
+from rollout.beam_search import TensorTrie, beam_search
+from tests.factories import TINY, make_context, make_index
+
+
+@pytest.fixture
+def encoded() -> tuple[EncoderDecoder, Memory]:
+    policy = build_policy(TINY).eval()
+    for parameter in policy.parameters():  # far from uniform, so that the order of beams means something
+        parameter.data.mul_(2.0)
+    return policy, policy.encode(Featurizer(TINY, make_index())([make_context(n, seed=n) for n in (0, 3, 30)]))
+
+
+def enumerate_all(policy: EncoderDecoder, memory: Memory) -> tuple[torch.Tensor, torch.Tensor]:
+    every = torch.cartesian_prod(*[torch.arange(TINY.codes)] * TINY.levels).expand(len(memory.mask), -1, -1)
+    return every, policy.log_probs(memory, every).sum(-1)
+
+
+def test_a_full_width_beam_equals_exhaustive_enumeration(encoded: tuple[EncoderDecoder, Memory]) -> None:
+    every, scores = enumerate_all(*encoded)
+    beams = beam_search(*encoded, width=TINY.codes**TINY.levels)
+    expected = scores.sort(descending=True)
+    torch.testing.assert_close(beams.scores, expected.values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(beams.codes[:, :20], every.gather(1, expected.indices[..., None].expand(-1, -1, 3))[:, :20])
+
+
+def test_a_width_that_keeps_all_prefixes_is_exact(encoded: tuple[EncoderDecoder, Memory]) -> None:
+    """8 x 8 prefixes fit in a width of 64, so the best 64 sequences are the true ones."""
+    _, scores = enumerate_all(*encoded)
+    beams = beam_search(*encoded, width=64)
+    torch.testing.assert_close(beams.scores, scores.sort(descending=True).values[:, :64], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("width", [1, 5, 40])
+def test_scores_are_the_teacher_forced_log_probs(encoded: tuple[EncoderDecoder, Memory], width: int) -> None:
+    policy, memory = encoded
+    beams = beam_search(policy, memory, width)
+    assert beams.codes.shape == (3, width, TINY.levels)
+    torch.testing.assert_close(policy.log_probs(memory, beams.codes), beams.log_probs, atol=1e-5, rtol=0)
+    assert (beams.scores.diff(dim=1) <= 1e-6).all()
+    assert all(len({tuple(c) for c in user.tolist()}) == width for user in beams.codes)
+
+
+def test_512_beams_with_fewer_codes_than_beams(encoded: tuple[EncoderDecoder, Memory]) -> None:
+    assert beam_search(*encoded, width=512).codes.shape[1] == TINY.codes**3
+
+
+def test_a_constrained_beam_finds_exactly_the_legal_sequences(encoded: tuple[EncoderDecoder, Memory]) -> None:
+    index = make_index()
+    legal = np.unique(index.keys(index.sids))
+    policy, memory = encoded
+    beams = beam_search(policy, memory, 100, TensorTrie(index.trie))
+    for codes, scores in zip(beams.codes.numpy(), beams.scores, strict=True):
+        found = torch.isfinite(scores).numpy()
+        assert sorted(index.keys(codes[found]).tolist()) == legal.tolist()
+    every, scores = enumerate_all(policy, memory)
+    scores[:, ~torch.from_numpy(index.is_legal(every[0].numpy()))] = float("-inf")
+    best = beam_search(policy, memory, 64, TensorTrie(index.trie)).scores[:, :10]
+    torch.testing.assert_close(best, scores.sort(descending=True).values[:, :10], atol=1e-5, rtol=0)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+
+from common.messages import NO_ITEM
+from common.policy import build_policy
+from rollout.engine import GenerationEngine
+from tests.factories import TINY, make_context, make_index
+
+
+def test_candidates_carry_items_where_the_semantic_id_is_legal() -> None:
+    index = make_index()
+    candidates = GenerationEngine(build_policy(TINY), index, width=50).generate([make_context(3), make_context(9)])[1]
+    assert candidates.codes.shape == (50, 3)
+    assert candidates.log_probs.dtype == np.float32
+    assert np.array_equal(candidates.item_ids != NO_ITEM, index.is_legal(candidates.codes))
+    assert 0 < candidates.legality < 1
+
+
+def test_constrained_candidates_are_all_items_and_end_when_items_do() -> None:
+    index = make_index(items=20)
+    [candidates] = GenerationEngine(build_policy(TINY), index, width=50, constrained=True).generate([make_context(3)])
+    assert candidates.legality == 1.0
+    assert len(candidates.codes) == len(np.unique(index.keys(index.sids)))
+
+
+def test_generation_does_not_depend_on_the_batch() -> None:
+    engine = GenerationEngine(build_policy(TINY), make_index(), width=30)
+    contexts = [make_context(n, seed=n) for n in (0, 4, 40)]
+    for context, together in zip(contexts, engine.generate(contexts), strict=True):
+        [alone] = engine.generate([context])
+        np.testing.assert_allclose(alone.log_probs.sum(-1), together.log_probs.sum(-1), atol=1e-5)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+
+from common.context import UserEvents
+from common.policy import build_policy
+from common.settings import load_settings
+from tests.factories import TINY, make_events, make_index
+from trainer.pretraining import UserLog, by_length, history_samples, pretrain, schedule, session_samples, target_codes
+
+SETTINGS = load_settings(
+    "",
+    [
+        "pretrain.targets_per_context=4",
+        "pretrain.batch_contexts=8",
+        "pretrain.history_epochs=6",
+        "pretrain.learning_rate=0.003",
+    ],
+).model_copy(update={"policy": TINY})
+
+
+def user(seed: int, initial: int = 11, later: int = 6) -> UserLog:
+    events = make_events(initial + later, seed)
+    return UserLog(seed, {"age": seed}, events, initial, [(initial, initial + 2, 1), (initial + 2, initial + later, 0)])
+
+
+def test_every_history_event_is_a_target_once_and_sees_only_what_came_before() -> None:
+    index = make_index()
+    for seed in range(6):
+        samples = history_samples([user(seed)], index, SETTINGS, np.random.default_rng(seed))
+        history = user(seed).events.take(slice(0, 11))
+        assert sum(len(s.codes) for s in samples) == (index.rows(history.item_id) >= 0).sum()
+        for sample in samples:
+            cut = len(sample.context.events)
+            assert np.array_equal(sample.context.events.item_id, history.item_id[:cut])
+            following = target_codes(history.take(slice(cut, None)), index, "all")
+            assert np.array_equal(sample.codes, following[: len(sample.codes)])
+
+
+def test_shuffling_the_future_changes_no_sample() -> None:
+    index, one = make_index(), user(3)
+    shuffled = np.concatenate([np.arange(13), np.random.default_rng(0).permutation(np.arange(13, 17))])
+    other = UserLog(3, one.profile, one.events.take(shuffled), 11, one.sessions)
+    [a, _], [b, _] = session_samples([one], index, SETTINGS), session_samples([other], index, SETTINGS)
+    assert a.context.digest() == b.context.digest()
+    assert np.array_equal(a.codes, b.codes)
+
+
+def test_sessions_come_in_time_order_with_their_context() -> None:
+    samples = session_samples([user(1), user(2)], make_index(), SETTINGS)
+    times = [s.context.time_ms for s in samples]
+    assert times == sorted(times)
+    assert {len(s.context.events) for s in samples} == {11, 13}
+
+
+def test_positive_targets_only() -> None:
+    events, index = make_events(20), make_index()
+    assert 0 < len(target_codes(events, index, "positive")) < len(target_codes(events, index, "all"))
+    assert len(target_codes(events, index, "all", limit=3)) == 3
+
+
+def test_batching_by_length_keeps_every_sample() -> None:
+    samples = session_samples([user(k) for k in range(40)], make_index(), SETTINGS)
+    batched = by_length(samples, 4, np.random.default_rng(0))
+    assert sorted(map(id, batched)) == sorted(map(id, samples))
+
+
+def test_pretraining_lowers_the_loss_and_repeats_exactly() -> None:
+    users = [user(k) for k in range(30)]
+    curves = [pretrain(build_policy(TINY), users, make_index(), SETTINGS, lambda *_: None) for _ in range(2)]
+    assert curves[0] == curves[1]
+    losses = curves[0]["histories"]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
+
+
+def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:
+    factors = [schedule(k, 100, 0.1) for k in range(1, 101)]
+    assert factors[0] == 0.1
+    assert max(factors) == 1.0
+    assert abs(factors[-1] - 0.1) < 1e-6
+
+
+def test_a_user_without_events_gives_no_samples() -> None:
+    empty = UserLog(1, {}, UserEvents.empty(), 0, [])
+    assert history_samples([empty], make_index(), SETTINGS, np.random.default_rng(0)) == []

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from common.features import Featurizer
+from common.policy import EncoderDecoder, build_policy
+from common.settings import load_settings
+from rollout.engine import GenerationEngine
+from tests.factories import TINY, make_context, make_index
+from trainer.step import RlSample, SftSample, TrainingStep
+
+SETTINGS = load_settings(
+    "", ["rl.group_size=40", "trainer.learning_rate=0.01", "trainer.sparse_learning_rate=0.01"]
+).model_copy(update={"policy": TINY})
+
+
+def make_step(seed: int = 0) -> TrainingStep:
+    return TrainingStep(build_policy(TINY, seed), Featurizer(TINY, make_index()), SETTINGS)
+
+
+def sft(count: int = 6) -> list[SftSample]:
+    sids = make_index().sids.astype(np.int64)
+    return [SftSample(make_context(4 * n, seed=n), sids[n : n + 1 + n % 3]) for n in range(count)]
+
+
+def rl(policy: EncoderDecoder) -> RlSample:
+    index, context = make_index(), make_context(8)
+    [candidates] = GenerationEngine(policy, index, 40).generate([context])
+    advantages = np.linspace(1, -1, 40).astype(np.float32)
+    return RlSample(context, candidates.codes, candidates.log_probs, advantages, index.is_legal(candidates.codes))
+
+
+def test_steps_lower_the_loss_and_report_each_level() -> None:
+    step = make_step()
+    first = step.run(sft(), [], 0)
+    for k in range(1, 30):
+        last = step.run(sft(), [], k)
+    assert first.targets == sum(len(s.codes) for s in sft())
+    assert len(first.loss_per_level) == 3
+    assert sum(last.loss_per_level) < 0.7 * sum(first.loss_per_level)
+
+
+def test_a_fresh_group_has_ratio_one_and_moves_the_policy_towards_its_advantages() -> None:
+    step = make_step()
+    group = rl(step.policy)
+    metrics = step.run([], [group], 0)
+    assert abs(metrics.mean_ratio - 1) < 1e-5
+    assert metrics.clipped_share == 0
+    assert metrics.rl_grad_norm > 0
+    for k in range(1, 20):
+        step.run([], [group], k)
+    step.policy.eval()
+    memory = step.policy.encode(step.featurizer([group.context]))
+    after = step.policy.log_probs(memory, torch.from_numpy(group.codes)[None])[0].sum(-1).detach().numpy()
+    change = after - group.log_probs_old.sum(-1)
+    assert np.corrcoef(change, group.advantages)[0, 1] > 0.3
+
+
+def test_a_step_is_a_function_of_state_samples_and_number() -> None:
+    one, two = make_step(), make_step()
+    group = rl(one.policy)
+    for k in range(3):
+        one.run(sft(), [group], k)
+        two.run(sft(), [group], k)
+    assert all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
+
+
+def test_resuming_from_saved_state_equals_not_stopping() -> None:
+    one, two = make_step(), make_step(seed=5)
+    for k in range(3):
+        one.run(sft(), [], k)
+    two.policy.load_state_dict(one.policy.state_dict())
+    two.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
+    one.run(sft(), [], 3)
+    two.run(sft(), [], 3)
+    assert all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
+
+
+def test_nothing_to_train_on_changes_nothing() -> None:
+    step = make_step()
+    before = [p.clone() for p in step.policy.parameters()]
+    assert step.run([], [], 0).targets == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, step.policy.parameters(), strict=True))
+
+
+def test_shared_contexts_give_the_per_item_loss() -> None:
+    """Targets that share a context cost one encoder pass and have the same losses as trained one by one."""
+    step = make_step()
+    context, codes = make_context(12), make_index().sids[:4].astype(np.int64)
+    together = step.run([SftSample(context, codes)], [], 0)
+    alone = make_step().run([SftSample(context, codes[k : k + 1]) for k in range(4)], [], 0)
+    np.testing.assert_allclose(together.loss_per_level, alone.loss_per_level, rtol=1e-5)
+    np.testing.assert_allclose(together.sft_grad_norm, alone.sft_grad_norm, rtol=1e-4)
