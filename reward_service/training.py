@@ -100,7 +100,7 @@ class Fit:
         outputs = self.model(self.builder(self.exposures.requests, self.exposures.targets.take(batch)))
         loss: Tensor = preference_loss(outputs, self._values[batch], self._known[batch], self._weights)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         return loss.item(), Outputs(outputs.towers.detach(), outputs.p.detach())
 

@@ -45,7 +45,7 @@ def test_p_score_optimum_is_the_weighted_mean_of_the_rates() -> None:
     optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
     for _ in range(150):
         optimizer.zero_grad()
-        p_score_loss(head(ones, ones, hiddens), values, torch.ones_like(values), torch.tensor([1.0, 1.0, 5.0])).backward()  # type: ignore[no-untyped-call]
+        p_score_loss(head(ones, ones, hiddens), values, torch.ones_like(values), torch.tensor([1.0, 1.0, 5.0])).backward()
         optimizer.step()
     assert head(ones, ones, hiddens)[0].sigmoid().item() == pytest.approx(0.157143, abs=1e-4)
 
@@ -77,7 +77,7 @@ def test_unknown_labels_add_no_loss_and_no_gradient() -> None:
         values[:, TOWERS.index("vtr")] = filler
         model.zero_grad()
         loss = preference_loss(model(inputs), values, known, torch.ones(len(OBJECTIVES)))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         losses.append(loss.item())
         grads.append(model.out["vtr"].get_parameter("weight").grad)
     assert losses[0] == losses[1]
