@@ -31,6 +31,7 @@ class Slot(Generic[Work]):
     batch: list[Work] = field(default_factory=list)
     deadline: float = 0.0
     retry_at: float = 0.0
+    handed_at: float = 0.0
     version: int = -1
     idle: bool = False
 
@@ -77,11 +78,12 @@ class ActorPool(Generic[Work]):
         return {slot.name: slot.version for slot in self._slots}
 
     def hand(self, batch: list[Work], requests: list[Any]) -> None:
-        """Give an idle actor a batch (there must be one): ``requests`` travel, ``batch`` comes back with the outcome."""
-        slot = next(slot for slot in self._slots if slot.idle)
+        """Give the actor that is idle longest (there must be one) a batch: ``requests`` travel, ``batch`` comes back."""
+        slot = min((slot for slot in self._slots if slot.idle), key=lambda slot: slot.handed_at)
         slot.idle = False
         slot.batch = batch
-        slot.deadline = time.monotonic() + self._timeout_s
+        slot.handed_at = time.monotonic()
+        slot.deadline = slot.handed_at + self._timeout_s
         slot.ref = slot.handle.handle.remote(requests)
 
     def collect(self, wait_s: float) -> list[Outcome[Work]]:
