@@ -114,6 +114,7 @@ def retrieval(axes: Any, report: dict[str, Any], _: RunStatistics) -> bool:
     known = {name: figures[key] for name, key in keys.items() if figures[key] is not None}
     bars = axes.bar(known.keys(), known.values())
     axes.bar_label(bars, fmt="%.4f")
+    axes.margins(y=0.1)
     axes.set(title=f"Recall@10 on the test days, {figures['users'] or 0:,} users")
     return bool(known)
 
