@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ BUCKETS = 64
 """Rows of the play, duration and age tables: 0 unknown, then logarithmic buckets."""
 LABEL_BITS = 9
 LEAF_TAGS = 8
+CACHED_USERS = 2048
+"""Compressed lifelong histories kept: a user's is the same for all requests of a day."""
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 Array = np.ndarray
@@ -90,6 +93,7 @@ class Featurizer:
     def __init__(self, policy: PolicySettings, index: ItemIndex) -> None:
         self.policy = policy
         self.index = index
+        self._clusters = lru_cache(CACHED_USERS)(self._compress)
 
     def __call__(self, contexts: list[Context]) -> PolicyInputs:
         """Features of R contexts. Deterministic; looks at nothing outside the contexts and the snapshot."""
@@ -165,10 +169,15 @@ class Featurizer:
         where = _slots([len(r["vid"]) for r in rows])
         return _scatter({name: np.concatenate([r[name] for r in rows]) for name in rows[0]}, where)
 
+    def _compress(self, rows: bytes, time_ms: bytes) -> tuple[Array, Array]:
+        """Clusters of one past; a pure function of its arguments, which change once a day for each user."""
+        vectors = self.index.vectors[np.frombuffer(rows, np.int64)]
+        return compress(vectors, np.frombuffer(time_ms, np.int64), self.policy.lifelong_length)
+
     def _leaves(self, events: UserEvents, now_ms: int) -> dict[str, Array]:
         known = self.index.rows(events.item_id)
         events, known = events.take(np.flatnonzero(known >= 0)), known[known >= 0]
-        leaf_of, representative = compress(self.index.vectors[known], events.time_ms, self.policy.lifelong_length)
+        leaf_of, representative = self._clusters(known.tobytes(), events.time_ms.tobytes())
         count = np.bincount(leaf_of, minlength=len(representative))
         mean = {
             name: np.bincount(leaf_of, getattr(events, name), len(representative)) / np.maximum(count, 1)

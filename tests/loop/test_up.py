@@ -16,14 +16,16 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from common.messages import SCHEMA_VERSION
 from common.session_log import SessionLog
-from common.stream import Producer, partition_of, topic_name
+from common.stream import Producer, partition_of, topic_name, wait_for_broker
 from deploy.local.run_folder import RunFolder, read_json, read_lines
 
 MARK = "LOOP_TEST_MARK"
 PATIENCE_S = 200.0
+UNTRAINED = ("--set", "pretrain.history_epochs=0", "--set", "pretrain.warm_epochs=0")
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -37,14 +39,14 @@ class Up:
     output: Path
 
     @staticmethod
-    def start(folder: Path, *arguments: str) -> Up:
+    def start(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Up:
         mark = secrets.token_hex(8)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ONEREC_")}
         command = [sys.executable, "-m", "deploy.cli.main", "up", "--profile", "test", "--run-folder", str(folder / "run")]
         output = folder / "output.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [*command, *arguments], stdout=file, stderr=subprocess.STDOUT, env=clean | {MARK: mark}
+                [*command, *arguments], stdout=file, stderr=subprocess.STDOUT, env=clean | (environment or {}) | {MARK: mark}
             )
         return Up(process, RunFolder(folder / "run"), mark, output)
 
@@ -183,7 +185,7 @@ def test_nothing_is_left_running_and_only_the_owner_may_read(
 
 
 def test_a_run_that_is_killed_while_streaming_leaves_nothing_running(tmp_path: Path) -> None:
-    up = Up.start(tmp_path, "--set", "pretrain.history_epochs=0", "--set", "pretrain.warm_epochs=0", "--speed", "3600")
+    up = Up.start(tmp_path, *UNTRAINED, "--speed", "3600")
     try:
         up.until(lambda: len(read_lines(up.run.path / "trainer_stats.jsonl")) >= 2)
         assert {"kafka", "redis", "reward", "trainer", "rollout"} <= read_json(up.run.processes).keys()
@@ -193,13 +195,20 @@ def test_a_run_that_is_killed_while_streaming_leaves_nothing_running(tmp_path: P
     assert up.survivors() == []
 
 
-def test_an_interrupted_run_stops_everything_and_says_where_it_lies(tmp_path: Path) -> None:
-    up = Up.start(tmp_path)
+def test_an_interrupted_run_stops_its_workers_and_leaves_existing_servers_alone(
+    tmp_path: Path, kafka: str, redis_url: str
+) -> None:
+    """The run uses a Kafka and a Redis that exist; Ctrl-C while streaming."""
+    up = Up.start(tmp_path, "--kafka", kafka, *UNTRAINED, "--speed", "3600", environment={"ONEREC_REDIS__URL": redis_url})
     try:
-        up.until(up.run.log_file("tokenize").exists)
+        up.until(lambda: len(read_lines(up.run.path / "trainer_stats.jsonl")) >= 2)
+        assert read_json(up.run.processes).keys() == {"reward", "trainer", "rollout", "replay"}
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 130
     finally:
         up.process.kill()
     assert up.survivors() == []
     assert f"what there is lies in {up.run.path}" in up.output.read_text()
+    wait_for_broker(kafka, 5.0)
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.ping()
