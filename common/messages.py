@@ -158,6 +158,7 @@ class RolloutRequest(Message):
     offset: Annotated[int, Field(ge=0)]
     context: UserContext
     digest: str
+    tokenizer_version: str
     index_version: Annotated[int, Field(ge=1)]
     requested_ms: TimeMs
 
@@ -187,6 +188,7 @@ class RolloutGroup(Message):
     actor: str
     parameter_version: Annotated[int, Field(ge=0)]
     reward_version: str = ""
+    tokenizer_version: str
     index_version: Annotated[int, Field(ge=1)]
     sampler: Sampler
     codes: list[list[Annotated[int, Field(ge=0)]]] = []

@@ -138,22 +138,26 @@ class RolloutWorker:
     def _generate(self, requests: list[RolloutRequest]) -> list[Candidates | None]:
         """Candidates per request, None where its index version is gone. One search per index version."""
         out: list[Candidates | None] = [None] * len(requests)
-        for version in {request.index_version for request in requests}:
-            engine = self._engine(version)
+        for asked in {(request.index_version, request.tokenizer_version) for request in requests}:
+            engine = self._engine(*asked)
             if engine is None:
                 continue
-            where = [k for k, request in enumerate(requests) if request.index_version == version]
+            where = [k for k, request in enumerate(requests) if (request.index_version, request.tokenizer_version) == asked]
             contexts = [Context.from_message(requests[k].context) for k in where]
             for k, candidates in zip(where, engine.generate(contexts), strict=True):
                 out[k] = candidates
         return out
 
-    def _engine(self, index_version: int) -> GenerationEngine | None:
-        """The engine of an index version: a newer one is loaded when first asked for, the last two are kept."""
+    def _engine(self, index_version: int, tokenizer_version: str) -> GenerationEngine | None:
+        """The engine of an index version: a newer one is loaded when first asked for, the last two are kept.
+
+        None if that version is not held, or was made by another tokenizer.
+        """
         snapshot = self._indexes / f"{index_version:06d}"
         if index_version > max(self._engines) and (snapshot / MANIFEST).is_file():
             self._add_engine(snapshot)
-        return self._engines.get(index_version)
+        engine = self._engines.get(index_version)
+        return engine if engine is not None and engine.index.tokenizer_version == tokenizer_version else None
 
     def _add_engine(self, snapshot: Path) -> None:
         index = ItemIndex.load(snapshot)
@@ -166,8 +170,9 @@ class RolloutWorker:
     ) -> RolloutGroup:
         origin = Origin(self.name, self.version, Sampler(width=self.settings.rl.group_size))
         if candidates is None:
-            held = ", ".join(map(str, sorted(self._engines)))
-            return failed_group(request, origin, f"gone: item index {request.index_version} is not held, only {held}")
+            held = ", ".join(f"{v} of {self._engines[v].index.tokenizer_version}" for v in sorted(self._engines))
+            wanted = f"item index {request.index_version} of tokenizer {request.tokenizer_version}"
+            return failed_group(request, origin, f"gone: {wanted} is not held, only {held}")
         started = time.perf_counter()
         legal = candidates.item_ids[candidates.item_ids != NO_ITEM].tolist()
         try:

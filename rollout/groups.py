@@ -10,7 +10,17 @@ from common.messages import NO_ITEM, RolloutGroup, RolloutRequest, Sampler
 from rollout.engine import Candidates
 from rollout.reward_client import Scores
 
-ECHOED = ("request_id", "run", "topic", "partition", "offset", "digest", "index_version", "requested_ms")
+ECHOED = (
+    "request_id",
+    "run",
+    "topic",
+    "partition",
+    "offset",
+    "digest",
+    "tokenizer_version",
+    "index_version",
+    "requested_ms",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ class GroupJudge:
     def _fits_index(self, group: RolloutGroup) -> bool:
         """A full group of this index's codes, whose legality is the index's."""
         codes = np.array(group.codes, np.int64)
-        if group.index_version != self.index.version or codes.shape != (self.group_size, self.index.levels):
+        made_with, held = (group.tokenizer_version, group.index_version), (self.index.tokenizer_version, self.index.version)
+        if made_with != held or codes.shape != (self.group_size, self.index.levels):
             return False
         legal = np.array(group.item_ids) != NO_ITEM
         return bool((codes < self.index.codes).all() and (self.index.is_legal(codes) == legal).all())

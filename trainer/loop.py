@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from threading import Event
 
+from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_CHECKPOINT_SECONDS
 from common.stream import Producer, Record, dead_letter, dead_letter_key
@@ -149,7 +150,7 @@ class Trainer:
                 continue
             self.state.frontier.request(draft.position, draft.asked)
             self.state.counters["requests.sent"] += 1
-            request = to_request(draft, self.state.identity, self.opened.topic(SESSIONS))
+            request = to_request(draft, self.state.identity, self.opened.index, self.opened.topic(SESSIONS))
             self.producer.send(topic, request.to_bytes(), draft.position[0], request.request_id.encode())
 
     def reject(self, rejected: list[tuple[Record, str]]) -> None:
@@ -194,7 +195,7 @@ class Trainer:
         return [Judgement(SettledGroup(record=None, request=position, outcome=GIVEN_UP)) for position in late]
 
 
-def to_request(draft: RequestDraft, identity: Identity, sessions_topic: str) -> RolloutRequest:
+def to_request(draft: RequestDraft, identity: Identity, index: ItemIndex, sessions_topic: str) -> RolloutRequest:
     """The message that asks for one group."""
     partition, offset = draft.position
     return RolloutRequest(
@@ -205,6 +206,7 @@ def to_request(draft: RequestDraft, identity: Identity, sessions_topic: str) -> 
         offset=offset,
         context=draft.context.to_message(),
         digest=draft.context.digest(),
-        index_version=identity.index_version,
+        tokenizer_version=index.tokenizer_version,
+        index_version=index.version,
         requested_ms=time.time_ns() // 1_000_000,
     )

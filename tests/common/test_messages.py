@@ -57,7 +57,8 @@ def test_decode_never_raises(value: bytes) -> None:
 def group(**fields: Any) -> RolloutGroup:
     base: dict[str, Any] = {
         "request_id": "r", "run": "x", "topic": "t", "partition": 0, "offset": 1, "digest": "d", "actor": "a",
-        "parameter_version": 0, "index_version": 1, "sampler": Sampler(), "codes": [[1, 2], [3, 4]],
+        "parameter_version": 0, "tokenizer_version": "t", "index_version": 1, "sampler": Sampler(),
+        "codes": [[1, 2], [3, 4]],
         "log_probs": [[-1.0, -2.0], [-1.5, -2.5]], "item_ids": [9, NO_ITEM], "rewards": [0.5, None],
         "requested_ms": 1, "produced_ms": 2,
     }  # fmt: skip

@@ -126,10 +126,11 @@ def test_a_hanging_reward_service_fails_the_groups_within_the_batchs_time(world:
 def test_an_index_version_that_is_not_held_is_gone_and_a_newer_one_is_taken_up(world: World) -> None:
     world.publish(0, seed=1)
     with world.worker() as worker:
-        (gone,) = groups_of(worker.handle([tiny_request(1, index_version=2)]))
+        gone, other = groups_of(worker.handle([tiny_request(1, index_version=2), tiny_request(1, tokenizer_version="t9")]))
         tiny_index(version=2).save(world.folder / "index" / "000002")
         old, new = groups_of(worker.handle([tiny_request(1), tiny_request(1, index_version=2)]))
-    assert gone.failure.startswith("gone: item index 2 is not held")
+    assert gone.failure == "gone: item index 2 of tokenizer t1 is not held, only 1 of t1"
+    assert other.failure == "gone: item index 1 of tokenizer t9 is not held, only 1 of t1"
     assert (old.index_version, new.index_version) == (1, 2)
     assert new.item_ids == tiny_index(version=2).head_items(new.codes).tolist()
 

@@ -56,7 +56,7 @@ def write_run(folder: Path, endpoints: dict[str, str], more: list[str]) -> Setti
     return settings
 
 
-def tiny_request(user_id: int, run: str = "r", index_version: int = 1) -> RolloutRequest:
+def tiny_request(user_id: int, run: str = "r", index_version: int = 1, tokenizer_version: str = "t1") -> RolloutRequest:
     """A request of a user with three past events."""
     events = UserEvents(
         *(np.array(column) for column in ([1, 2, user_id % ITEMS], [5, 6, 7], [1, 1, 1], [9, 9, 9], [0, 1, 2]))
@@ -70,6 +70,7 @@ def tiny_request(user_id: int, run: str = "r", index_version: int = 1) -> Rollou
         offset=user_id,
         context=context.to_message(),
         digest=context.digest(),
+        tokenizer_version=tokenizer_version,
         index_version=index_version,
         requested_ms=1,
     )

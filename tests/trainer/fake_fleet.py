@@ -40,6 +40,7 @@ def answer(
         actor="fake",
         parameter_version=version,
         reward_version="1",
+        tokenizer_version=request.tokenizer_version,
         index_version=request.index_version,
         sampler=Sampler(width=settings.rl.group_size),
         codes=codes.tolist(),

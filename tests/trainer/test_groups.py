@@ -71,7 +71,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
             return blob
 
         judge = GroupJudge(opened, Snapshots(training.featurizer, blob_of))
-        yield Scene(opened, judge, answer(to_request(draft, IDENTITY, TOPIC), 5, blob, settings, index))
+        yield Scene(opened, judge, answer(to_request(draft, IDENTITY, index, TOPIC), 5, blob, settings, index))
 
 
 def test_an_honest_group_is_trained_with_the_context_of_its_request(scene: Scene) -> None:
@@ -123,6 +123,7 @@ def out_of_range(group: RolloutGroup) -> RolloutGroup:
         (changed(parameter_version=3), "unknown_version", True),
         (changed(digest="other"), "digest_mismatch", True),
         (changed(index_version=2), "invalid", True),
+        (changed(tokenizer_version="other"), "invalid", True),
         (out_of_range, "invalid", True),
         (mislabelled, "invalid", True),
         (failed, "failed", True),
