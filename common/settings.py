@@ -123,6 +123,8 @@ class PretrainSettings(Section):
     warm_epochs: Annotated[int, Field(ge=0)] = 1
     targets_per_context: Positive = 8
     batch_contexts: Positive = 64
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that each take a share of every batch; their number is part of the result (order of summation)."""
     learning_rate: Rate = 1e-3
     sparse_learning_rate: Rate = 1e-3
     warmup_share: Share = 0.02

@@ -7,11 +7,14 @@ context that its targets share, so position k never sees position k or later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from common.context import Context, UserEvents
 from common.features import Featurizer
@@ -121,14 +124,13 @@ def pretrain(
     batch = phases.batch_contexts
     total = sum(-(-len(samples) // batch) for _, samples in plan)
     optimizer = build_optimizer(policy, phases.learning_rate, phases.sparse_learning_rate, phases.weight_decay)
-    featurizer = Featurizer(policy.settings, index)
     policy.train()
     curves: dict[str, list[float]] = {}
-    for done, (phase, samples) in enumerate(_batches(plan, batch), 1):
-        scale_learning_rate(optimizer, schedule(done, total, phases.warmup_share))
-        loss = _fit(policy, optimizer, featurizer, samples, settings.trainer.clip_norm)
-        curves.setdefault(phase, []).append(loss)
-        progress(phase, done, total, float(np.mean(curves[phase][-50:])))
+    with closing(Fitter(policy, optimizer, Featurizer(policy.settings, index), settings)) as fitter:
+        for done, (phase, samples) in enumerate(_batches(plan, batch), 1):
+            scale_learning_rate(optimizer, schedule(done, total, phases.warmup_share))
+            curves.setdefault(phase, []).append(fitter.fit(samples))
+            progress(phase, done, total, float(np.mean(curves[phase][-50:])))
     return curves
 
 
@@ -160,15 +162,42 @@ def _batches(plan: list[tuple[str, list[SftSample]]], size: int) -> Iterator[tup
             yield phase, samples[start : start + size]
 
 
-def _fit(
-    policy: EncoderDecoder, optimizer: torch.optim.Optimizer, featurizer: Featurizer, samples: list[SftSample], clip: float
-) -> float:
-    device = next(policy.parameters()).device
-    codes, mask = pad_targets([s.codes for s in samples])
-    inputs = featurizer([s.context for s in samples]).to(device)
-    optimizer.zero_grad(set_to_none=True)
-    loss = next_token_loss(policy.log_probs(policy.encode(inputs), codes.to(device)), mask.to(device))
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(policy.parameters(), clip)
-    optimizer.step()
-    return loss.item()
+class Fitter:
+    """Fits batches with worker threads: each takes every n-th sample, and the gradients are summed in a fixed order.
+
+    Small tensors gain little from threads inside an operation, and much from threads that each do whole operations.
+    """
+
+    def __init__(
+        self, policy: EncoderDecoder, optimizer: torch.optim.Optimizer, featurizer: Featurizer, settings: Settings
+    ) -> None:
+        self.policy, self.optimizer, self.featurizer = policy, optimizer, featurizer
+        self.parameters = list(policy.parameters())
+        self.clip = settings.trainer.clip_norm
+        # Dropout draws from one generator: several threads would draw in an order that no seed fixes.
+        self.workers = 1 if policy.settings.dropout else settings.pretrain.workers
+        self.pool = ThreadPoolExecutor(self.workers)
+
+    def fit(self, samples: list[SftSample]) -> float:
+        """One optimizer step; the loss per target."""
+        targets = sum(len(sample.codes) for sample in samples)
+        shares = [share for worker in range(self.workers) if (share := samples[worker :: self.workers])]
+        results = list(self.pool.map(lambda share: self._gradients(share, targets), shares))
+        for parameter, *parts in zip(self.parameters, *(gradients for _, gradients in results), strict=True):
+            present = [part for part in parts if part is not None]
+            parameter.grad = torch.stack(present).sum(0) if len(present) > 1 else present[0] if present else None
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        return sum(loss for loss, _ in results)
+
+    def _gradients(self, samples: list[SftSample], targets: int) -> tuple[float, tuple[Tensor | None, ...]]:
+        device = self.parameters[0].device
+        codes, mask = pad_targets([sample.codes for sample in samples])
+        inputs = self.featurizer([sample.context for sample in samples]).to(device)
+        log_probs = self.policy.log_probs(self.policy.encode(inputs), codes.to(device))
+        loss = next_token_loss(log_probs, mask.to(device)) * (mask.sum().item() / targets)
+        return loss.item(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.pool.shutdown()

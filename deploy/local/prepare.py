@@ -67,6 +67,8 @@ def reward(run: RunFolder, say: Say) -> dict[str, Any]:
 
 def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
     """Next-token pre-training on initial histories and the warm window."""
+    import torch
+
     from common.item_index import ItemIndex, latest_index
     from common.policy import build_policy, to_blob
     from common.session_log import SessionLog
@@ -78,6 +80,7 @@ def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
     users = load_user_logs(SessionLog.open(run.log), settings.split.warm_days)
     policy = build_policy(settings.policy, settings.seed)
     size = sum(p.numel() for p in policy.parameters())
+    torch.set_num_threads(1)  # pre-training brings its own threads
     say(f"pre-training: {len(users):,} users, {size / 1e6:.1f} M parameters")
     paced = _paced(say)
 

@@ -1,12 +1,26 @@
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
+import pytest
+import torch
 
 from common.context import UserEvents
+from common.features import Featurizer
 from common.policy import build_policy
 from common.settings import load_settings
 from tests.factories import TINY, make_events, make_index
-from trainer.pretraining import UserLog, by_length, history_samples, pretrain, schedule, session_samples, target_codes
+from trainer.pretraining import (
+    Fitter,
+    UserLog,
+    by_length,
+    history_samples,
+    pretrain,
+    schedule,
+    session_samples,
+    target_codes,
+)
 
 SETTINGS = load_settings(
     "",
@@ -71,6 +85,26 @@ def test_pretraining_lowers_the_loss_and_repeats_exactly() -> None:
     assert curves[0] == curves[1]
     losses = curves[0]["histories"]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
+
+
+@pytest.mark.parametrize("workers", [2, 3, 50])
+def test_workers_share_a_batch_without_changing_its_gradient(workers: int) -> None:
+    index = make_index()
+    samples = session_samples([user(k) for k in range(20)], index, SETTINGS)
+    gradients, losses = [], []
+    for count in (1, workers):
+        policy = build_policy(TINY)
+        pretraining = SETTINGS.pretrain.model_copy(update={"workers": count})
+        settings = SETTINGS.model_copy(update={"pretrain": pretraining})
+        with closing(
+            Fitter(policy, torch.optim.SGD(policy.parameters(), lr=0.0), Featurizer(TINY, index), settings)
+        ) as fitter:
+            losses.append(fitter.fit(samples))
+        gradients.append([p.grad for p in policy.parameters()])
+    assert abs(losses[0] - losses[1]) < 1e-5
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:
