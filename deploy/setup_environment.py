@@ -27,6 +27,16 @@ def visible_torch() -> str | None:
     return version if TORCH_FROM <= (major, minor) < TORCH_BELOW else None
 
 
+def show_packages(folder: Path) -> None:
+    """Let the new environment see this Python's packages when this Python is itself a virtual environment.
+
+    (An environment made with ``system_site_packages`` sees those of the base installation only.)
+    """
+    if sys.prefix != sys.base_prefix:
+        site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+        (site / "kept_packages.pth").write_text(f"{metadata.distribution('torch').locate_file('')}\n")
+
+
 def main() -> int:
     """Create the environment and install the project, its pins and its development tools into it."""
     if sys.version_info < (3, 11):  # noqa: UP036 - this script is what an older Python runs first
@@ -37,6 +47,7 @@ def main() -> int:
     venv.create(folder, with_pip=True, system_site_packages=kept is not None, symlinks=True)
     pins = (ROOT / "constraints.txt").read_text()
     if kept:
+        show_packages(folder)
         sys.stdout.write(f"keeping the installed torch {kept}\n")
         pins = "".join(line + "\n" for line in pins.splitlines() if not line.startswith("torch=="))
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
