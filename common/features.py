@@ -169,22 +169,26 @@ class Featurizer:
         where = _slots([len(r["vid"]) for r in rows])
         return _scatter({name: np.concatenate([r[name] for r in rows]) for name in rows[0]}, where)
 
-    def _compress(self, rows: bytes, time_ms: bytes) -> tuple[Array, Array]:
-        """Clusters of one past; a pure function of its arguments, which change once a day for each user."""
-        vectors = self.index.vectors[np.frombuffer(rows, np.int64)]
-        return compress(vectors, np.frombuffer(time_ms, np.int64), self.policy.lifelong_length)
+    def _compress(self, rows: bytes, time_ms: bytes) -> tuple[Array, Array, Array, Array]:
+        """Leaves of one past: leaf of each event, representative, tags and their weights of each leaf.
+
+        A pure function of its arguments, which change once a day for each user.
+        """
+        known = np.frombuffer(rows, np.int64)
+        times = np.frombuffer(time_ms, np.int64)
+        leaf_of, representative = compress(self.index.vectors[known], times, self.policy.lifelong_length)
+        return leaf_of, representative, *_leaf_tags(self.index.tags[known], leaf_of, len(representative))
 
     def _leaves(self, events: UserEvents, now_ms: int) -> dict[str, Array]:
         known = self.index.rows(events.item_id)
         events, known = events.take(np.flatnonzero(known >= 0)), known[known >= 0]
-        leaf_of, representative = self._clusters(known.tobytes(), events.time_ms.tobytes())
+        leaf_of, representative, tags, weight = self._clusters(known.tobytes(), events.time_ms.tobytes())
         count = np.bincount(leaf_of, minlength=len(representative))
         mean = {
             name: np.bincount(leaf_of, getattr(events, name), len(representative)) / np.maximum(count, 1)
             for name in ("time_ms", "play_ms", "duration_ms")
         }
         newest = np.argsort(mean["time_ms"], kind="stable")[-self.policy.lifelong_length :]
-        tags, weight = _leaf_tags(self.index.tags[known], leaf_of, len(representative))
         chosen = representative[newest]
         times = self._times(mean["time_ms"].astype(np.int64)[newest], np.full(len(newest), now_ms))
         return (
@@ -226,13 +230,14 @@ def _leaf_tags(tags: Array, leaf_of: Array, leaves: int) -> tuple[Array, Array]:
     """The mean over each leaf of its events' tag distributions, kept to its `LEAF_TAGS` heaviest tags."""
     out = np.full((leaves, LEAF_TAGS), -1, np.int64)
     weight = np.zeros((leaves, LEAF_TAGS), np.float32)
-    for leaf in range(leaves):
-        own = tags[leaf_of == leaf]
-        share = np.where(own >= 0, 1.0 / np.maximum((own >= 0).sum(1, keepdims=True), 1), 0.0)
-        values, inverse = np.unique(own, return_inverse=True)
-        mass = np.bincount(inverse.ravel(), share.ravel(), len(values))
-        heaviest = np.argsort(-mass, kind="stable")[:LEAF_TAGS]
-        heaviest = heaviest[mass[heaviest] > 0]
-        out[leaf, : len(heaviest)] = values[heaviest]
-        weight[leaf, : len(heaviest)] = mass[heaviest] / max(mass[heaviest].sum(), 1e-9)
-    return out, weight
+    event, column = np.nonzero(tags >= 0)
+    share = 1.0 / np.maximum((tags >= 0).sum(1), 1)[event]
+    pairs, inverse = np.unique(np.stack([leaf_of[event], tags[event, column]]), axis=1, return_inverse=True)
+    mass = np.bincount(inverse.ravel(), share, pairs.shape[1])
+    order = np.lexsort((pairs[1], -mass, pairs[0]))
+    leaf, tag, mass = pairs[0][order], pairs[1][order], mass[order]
+    rank = np.arange(len(leaf)) - np.searchsorted(leaf, leaf)
+    kept = rank < LEAF_TAGS
+    out[leaf[kept], rank[kept]] = tag[kept]
+    weight[leaf[kept], rank[kept]] = mass[kept]
+    return out, weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
