@@ -102,18 +102,82 @@ class PolicySettings(Section):
         return self
 
 
-class TokenizerSettings(Section):
-    """Item vectors and RQ-Kmeans (SPEC A.5)."""
+class AlignmentSettings(Section):
+    """QFormer alignment of content with behaviour (OneRec technical report, section "Tokenizer")."""
 
+    width: Annotated[int, Field(ge=8)] = 128
+    """d_t of queries and content tokens; the report uses 512."""
+    queries: Positive = 4
+    layers: Positive = 4
+    heads: Positive = 8
+    literal: bool = False
+    """The update as printed in the report (no residual connections) instead of pre-norm residuals."""
+    steps: Positive = 1500
+    batch: Annotated[int, Field(ge=2)] = 512
+    """Item pairs of a step; each other pair's second item is a negative."""
+    learning_rate: Rate = 1e-3
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    symmetric: bool = False
+    """Contrast in both directions of a pair instead of one."""
+    caption_weight: Weight = 1.0
+    caption_batch: Positive = 64
+    """Captions of a step; the items are drawn from the step's pairs."""
+    caption_tokens: Annotated[int, Field(ge=2)] = 24
+    """Longer captions are cut."""
+    caption_model: str = ""
+    """Folder of a Hugging Face causal language model, used frozen; empty trains a small one alongside."""
+
+
+class RqVaeSettings(Section):
+    """The residual-quantised autoencoder, the rival of RQ-Kmeans."""
+
+    latent: Positive = 32
+    hidden: list[Positive] = [512, 256, 128]
+    epochs: Positive = 60
+    batch: Positive = 1024
+    learning_rate: Rate = 1e-3
+    commitment: Weight = 0.25
+    """Beta: how strongly residuals are drawn to their codes."""
+
+
+class OnlineSettings(Section):
+    """New items while everything runs."""
+
+    publish_items: Positive = 1000
+    """A snapshot is published when this many items wait …"""
+    publish_every_s: Annotated[float, Field(gt=0)] = 15.0
+    """… or when the oldest has waited this long."""
+    max_age_days: Annotated[int, Field(ge=0)] = 0
+    """Items published longer ago than this, by the newest item's clock, expire; 0 keeps them for ever."""
+    keep_snapshots: Annotated[int, Field(ge=2)] = 8
+    """Older snapshots that no reader has pinned are removed."""
+    drift_alarm: Annotated[float, Field(gt=0)] = 0.2
+    """Alarm when new items' mean residual norm exceeds that of the fit set by this share."""
+
+
+class TokenizerSettings(Section):
+    """Item vectors and their quantizer (SPEC A)."""
+
+    vectors: Literal["joined", "aligned"] = "joined"
+    """``joined``: collaborative (PPMI-SVD) beside content vectors; ``aligned``: QFormer vectors of the content."""
     collaborative_width: Positive = 64
     content_width: Positive = 32
     collaborative_weight: Weight = 1.0
     content_weight: Weight = 0.5
-    iterations: Positive = 25
     window: Positive = 10
     """Two items of one user co-occur when they are at most this many positions apart."""
-    dedup: Literal["none", "next_best"] = "next_best"
-    """``next_best`` gives items that share a semantic ID different last codes where their prefix has codes left."""
+    alignment: AlignmentSettings = AlignmentSettings()
+    method: Literal["rq_kmeans", "balanced", "rq_vae"] = "rq_kmeans"
+    backend: Literal["auto", "torch", "faiss"] = "auto"
+    """Who runs k-means; ``auto`` takes faiss where it is installed."""
+    iterations: Positive = 25
+    balanced_method: Literal["capacity", "mincost"] = "capacity"
+    """``mincost`` finds the best balanced assignment, for small catalogues only."""
+    rq_vae: RqVaeSettings = RqVaeSettings()
+    dedup: Literal["none", "next_best", "append_level"] = "next_best"
+    """``next_best`` gives items that share a semantic ID different last codes where their prefix has codes left;
+    ``append_level`` numbers them by a last level of its own, which is one of ``policy.levels``."""
+    online: OnlineSettings = OnlineSettings()
 
 
 class PretrainSettings(Section):

@@ -26,17 +26,20 @@ class TrainingEvents:
     positive: npt.NDArray[np.bool_]
 
     @staticmethod
-    def read(log: SessionLog, item_ids: Ints, train_days: int) -> TrainingEvents:
-        """Initial histories, then the sessions of days 0..train_days-1.
+    def read(log: SessionLog, item_ids: Ints, train_days: int | None, held_out: int = 0) -> TrainingEvents:
+        """Initial histories, then the sessions of days 0..train_days-1 (None: of all days).
+
+        ``held_out`` leaves out each user's last events, this many (benchmarks that test on a user's last events).
 
         Raises:
-            ValueError: ``train_days`` is negative.
+            ValueError: ``train_days`` or ``held_out`` is negative.
         """
-        if train_days < 0:
-            raise ValueError(f"train_days must be at least 0, got {train_days}")
+        if (train_days or 0) < 0 or held_out < 0:
+            raise ValueError(f"train_days and held_out must be at least 0, got {train_days} and {held_out}")
         columns = _read_columns(log, train_days)
-        order = np.argsort(columns[0], kind="stable")
-        user, item, day, labels = columns[:, order]
+        columns = columns[:, np.argsort(columns[0], kind="stable")]
+        left = np.searchsorted(columns[0], columns[0], "right") - np.arange(columns.shape[1])
+        user, item, day, labels = columns[:, left > held_out]
         by_id = np.argsort(item_ids, kind="stable")
         at = np.minimum(np.searchsorted(item_ids[by_id], item), len(item_ids) - 1)
         known = item_ids[by_id][at] == item
@@ -55,7 +58,7 @@ class TrainingEvents:
         return np.bincount(self.row, weight, items).astype(np.float32)
 
 
-def _read_columns(log: SessionLog, train_days: int) -> Ints:
+def _read_columns(log: SessionLog, train_days: int | None) -> Ints:
     """User, item, day and label bits of all events, (4, E): histories first, then sessions in time order."""
     columns: dict[str, list[int]] = defaultdict(list)
     for user in log.users():
@@ -63,7 +66,8 @@ def _read_columns(log: SessionLog, train_days: int) -> Ints:
         columns["item"] += user.history.item_id
         columns["day"] += [-1] * len(user.history.item_id)
         columns["labels"] += user.history.labels
-    for session in log.sessions(0, train_days - 1) if train_days else ():
+    last_day = None if train_days is None else train_days - 1
+    for session in () if train_days == 0 else log.sessions(0, last_day):
         columns["user"] += [session.user_id] * len(session.impressions)
         columns["item"] += [impression.item_id for impression in session.impressions]
         columns["day"] += [log.day_of(session.time_ms)] * len(session.impressions)

@@ -17,12 +17,12 @@ from common.item_index import ItemIndex
 from common.messages import Item
 from common.session_log import SessionLog
 from common.settings import Settings
-from tokenizer_job.collaborative import collaborative_vectors
-from tokenizer_job.content import content_vectors
 from tokenizer_job.events import TrainingEvents
-from tokenizer_job.report import assess
-from tokenizer_job.rq_kmeans import RqKmeans, fit_rq_kmeans, spread_last_level
-from tokenizer_job.vectors import join_vectors
+from tokenizer_job.item_vectors.collaborative import collaborative_vectors
+from tokenizer_job.item_vectors.content import content_vectors
+from tokenizer_job.item_vectors.join import join_vectors
+from tokenizer_job.quality.report import assess
+from tokenizer_job.quantizers.rq_kmeans import RqKmeans, fit_rq_kmeans, spread_last_level
 
 FIRST_VERSION = 1
 Floats = npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from common.session_log import LogWriter, SessionLog
 from common.settings import Settings, load_settings
 from tokenizer_job.events import TrainingEvents
 from tokenizer_job.job import build_index
-from tokenizer_job.rq_kmeans import RqKmeans
+from tokenizer_job.quantizers.rq_kmeans import RqKmeans
 
 torch.set_num_threads(1)
 ITEMS, USERS, DAYS = 120, 30, 3
@@ -138,7 +138,10 @@ def refuse_too_many_codes(log: SessionLog, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("attempt", "message"),
-    [(refuse_negative_days, "train_days must be at least 0"), (refuse_too_many_codes, "120 distinct points for 512 codes")],
+    [
+        (refuse_negative_days, "train_days and held_out must be at least 0"),
+        (refuse_too_many_codes, "120 distinct points for 512 codes"),
+    ],
 )
 def test_what_cannot_be_done_is_named(
     log: SessionLog, tmp_path: Path, attempt: Callable[[SessionLog, Path], None], message: str

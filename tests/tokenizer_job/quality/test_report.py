@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from tokenizer_job.report import assess
-from tokenizer_job.rq_kmeans import RqKmeans
+from tokenizer_job.quality.report import assess
+from tokenizer_job.quantizers.rq_kmeans import RqKmeans
 
 
 def test_figures_by_hand() -> None:

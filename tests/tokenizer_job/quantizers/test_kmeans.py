@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenizer_job.kmeans import assign, choose_start, fit_kmeans
+from tokenizer_job.quantizers.kmeans import assign, choose_start, fit_kmeans
 
 torch.set_num_threads(1)
 

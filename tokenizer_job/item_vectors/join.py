@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tokenizer_job.content import unit_rows
+from tokenizer_job.item_vectors.content import unit_rows
 
 Floats = npt.NDArray[np.float32]
 NEIGHBOURS = 10

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tokenizer_job.collaborative import collaborative_vectors, cooccurrence, embed, ppmi
+from tokenizer_job.item_vectors.collaborative import collaborative_vectors, cooccurrence, embed, ppmi
 
 
 def test_counts_fall_with_distance_and_stay_within_a_user() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.messages import Item
-from tokenizer_job.content import attributes, content_vectors, reduce_width, unit_rows
+from tokenizer_job.item_vectors.content import attributes, content_vectors, reduce_width, unit_rows
 
 
 def item(item_id: int, author: int = 0, tags: tuple[int, ...] = (), music: int = 0) -> Item:

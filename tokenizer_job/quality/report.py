@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from tokenizer_job.rq_kmeans import RqKmeans
+from tokenizer_job.quantizers.rq_kmeans import RqKmeans
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]

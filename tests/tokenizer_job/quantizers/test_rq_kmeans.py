@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenizer_job.rq_kmeans import Floats, RqKmeans, fit_rq_kmeans, spread_last_level
+from tokenizer_job.quantizers.rq_kmeans import Floats, RqKmeans, fit_rq_kmeans, spread_last_level
 
 torch.set_num_threads(1)
 PAIRS = np.array([[0], [1], [10], [11]], np.float32)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tokenizer_job.kmeans import assign, choose_start, fit_kmeans
+from tokenizer_job.quantizers.kmeans import assign, choose_start, fit_kmeans
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenizer_job.vectors import NEIGHBOURS, fill_unseen, join_vectors
+from tokenizer_job.item_vectors.join import NEIGHBOURS, fill_unseen, join_vectors
 
 
 def test_parts_are_scaled_to_their_weights() -> None:

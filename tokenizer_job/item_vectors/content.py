@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from common.messages import Item
-from tokenizer_job.collaborative import embed
+from tokenizer_job.item_vectors.collaborative import embed
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""Aligning content with behaviour: item pairs, QFormer, contrastive and caption losses."""

@@ -1,0 +1,1 @@
+"""Item vectors: from behaviour, from content, and the two joined."""

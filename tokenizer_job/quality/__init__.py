@@ -1,0 +1,1 @@
+"""How good a tokenisation is: figures, table and page."""

@@ -1,0 +1,1 @@
+"""Vectors to semantic IDs: residual k-means, its balanced form, and RQ-VAE."""
