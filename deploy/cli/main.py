@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import data, loop, workers
+from deploy.cli import bench, data, loop, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 loop.register(app)
 data.register(app)
 workers.register(app)
+bench.register(app)
 
 
 def main() -> None:
