@@ -1,73 +1,28 @@
-"""Semantic IDs <-> items: an immutable, versioned snapshot with item features and the prefix trie.
+"""One snapshot of the item index: what is known of every item, and the way from semantic IDs to items and back.
 
-Shape legend: N items, K levels, T tags, d vector width; N_t is ``codes``, the codebook size of every level.
-A snapshot on disk is a folder of npy files and a ``manifest.json`` that is written last and carries their checksums.
+Shape legend: N items, K levels, T tags, d vector width, L distinct SIDs; N_t is ``codes``, the codebook size of every level.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
+from common.item_index.columns import DTYPES, Columns, ItemColumns, checked_columns, merged, take
+from common.item_index.snapshot import read_snapshot, write_snapshot
+from common.item_index.trie import Ints, Trie, find, group_starts, sid_keys
 from common.messages import NO_ITEM
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-Ints = npt.NDArray[np.int64]
-_DTYPES: dict[str, type[np.generic]] = {
-    "item_ids": np.int64,
-    "sids": np.int32,
-    "author": np.int64,
-    "tags": np.int64,
-    "music": np.int64,
-    "duration_ms": np.int64,
-    "popularity": np.float32,
-    "vectors": np.float32,
-}
-_TWO_DIMENSIONAL = ("sids", "tags", "vectors")
-
-
-@dataclass(frozen=True, eq=False)
-class Trie:
-    """The legal SIDs as CSR arrays per depth; nodes of a depth are numbered in lexicographic order of their prefixes.
-
-    The children of node n at depth l sit at positions ``offsets[l][n] <= p < offsets[l][n + 1]`` of ``child_codes[l]``
-    (sorted within the node), and the child at position p is node p of depth l + 1. At the last depth the positions
-    enumerate the distinct legal SIDs, whose keys are ``leaf_keys`` (ascending).
-    """
-
-    offsets: list[Ints]
-    child_codes: list[npt.NDArray[np.int32]]
-    leaf_keys: Ints
-
-    @staticmethod
-    def of(leaf_keys: Ints, codes: int, levels: int) -> Trie:
-        """The trie of ascending distinct SID keys."""
-        offsets, child_codes = [], []
-        parents = np.zeros(1, np.int64)  # the root's empty prefix
-        for depth in range(levels):
-            prefixes = np.unique(leaf_keys // codes ** (levels - 1 - depth))
-            offsets.append(np.append(np.searchsorted(prefixes, parents * codes), len(prefixes)).astype(np.int64))
-            child_codes.append((prefixes % codes).astype(np.int32))
-            parents = prefixes
-        return Trie(offsets, child_codes, leaf_keys)
+PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class ItemIndex:
-    """One snapshot. Make it with `build` or `load`; its arrays are not to be written to."""
+    """An immutable snapshot. Make it with `build` or `load`; its arrays are not to be written to."""
 
     version: int
     tokenizer_version: str
@@ -80,33 +35,50 @@ class ItemIndex:
     duration_ms: Ints  # (N,)
     popularity: npt.NDArray[np.float32]  # (N,) orders the items of a bucket
     vectors: npt.NDArray[np.float32]  # (N, d)
+    bucket_items: Ints  # (N,) item ids by SID key, then most popular first, then lowest id
+    bucket_starts: Ints  # (L + 1,) where each bucket begins in bucket_items; buckets are the trie's leaves
+    trie: Trie
 
     @staticmethod
-    def build(
-        version: int,
-        tokenizer_version: str,
-        codes: int,
-        item_ids: npt.ArrayLike,
-        sids: npt.ArrayLike,
-        author: npt.ArrayLike,
-        tags: npt.ArrayLike,
-        music: npt.ArrayLike,
-        duration_ms: npt.ArrayLike,
-        popularity: npt.ArrayLike,
-        vectors: npt.ArrayLike,
-    ) -> ItemIndex:
-        """A snapshot of items in any order.
+    def build(version: int, tokenizer_version: str, codes: int, **columns: Unpack[ItemColumns]) -> ItemIndex:
+        """A snapshot of items in any order. Columns that ascend by item id and have the right types are not copied.
 
         Raises:
-            ValueError: a column's shape, an item id or a code is out of range (names the column).
+            ValueError: the version is below 1, or a column's shape or value is out of range (names column and item).
         """
-        given = (item_ids, sids, author, tags, music, duration_ms, popularity, vectors)
-        columns = {name: np.asarray(c, _DTYPES[name]) for name, c in zip(_DTYPES, given, strict=True)}
-        _check_shapes(columns)
-        order = np.argsort(columns["item_ids"], kind="stable")
-        index = ItemIndex(version, tokenizer_version, codes, **{name: c[order] for name, c in columns.items()})
-        index._check_values()
-        return index
+        if version < 1:
+            raise ValueError(f"index version must be at least 1, got {version}")
+        return _derived(version, tokenizer_version, codes, checked_columns(columns, codes))
+
+    def extended(self, version: int, **columns: Unpack[ItemColumns]) -> ItemIndex:
+        """The snapshot with new items: what `build` gives for the union. Nothing of a known item changes.
+
+        Raises:
+            ValueError: the version is not newer, a column is out of range, or an item is known already (named).
+        """
+        self._check_newer(version)
+        new = checked_columns(columns, self.codes)
+        known = self.rows(new["item_ids"]) >= 0
+        if known.any():
+            raise ValueError(f"item {new['item_ids'][int(np.argmax(known))]} is in item index {self.version} already")
+        return _derived(version, self.tokenizer_version, self.codes, merged(self._columns(), new))
+
+    def without(self, version: int, item_ids: npt.ArrayLike) -> ItemIndex:
+        """The snapshot without some items. Nothing of the others changes.
+
+        Raises:
+            ValueError: the version is not newer, an item is not known (named), or none would be left.
+        """
+        self._check_newer(version)
+        gone = np.asarray(item_ids, np.int64).ravel()
+        rows = self.rows(gone)
+        if (rows < 0).any():
+            raise ValueError(f"item {gone[int(np.argmin(rows))]} is not in item index {self.version}")
+        stays = np.ones(len(self), bool)
+        stays[rows] = False
+        if not stays.any():
+            raise ValueError("an index must hold at least one item")
+        return _derived(version, self.tokenizer_version, self.codes, take(self._columns(), stays))
 
     @property
     def levels(self) -> int:
@@ -118,188 +90,93 @@ class ItemIndex:
 
     def rows(self, item_ids: npt.ArrayLike) -> Ints:
         """Row of each item id, -1 where the index does not know it. Any shape."""
-        wanted = np.asarray(item_ids, np.int64)
-        at = np.minimum(np.searchsorted(self.item_ids, wanted), len(self) - 1)
-        return np.where(self.item_ids[at] == wanted, at, -1).astype(np.int64)
+        return find(self.item_ids, np.asarray(item_ids, np.int64))
 
-    def keys(self, codes: npt.ArrayLike) -> Ints:
+    def keys(self, sids: npt.ArrayLike) -> Ints:
         """SIDs (..., K) as one number each: s_1 N_t^(K-1) + ... + s_K. Codes must lie in 0..N_t-1."""
-        radix = self.codes ** np.arange(self.levels - 1, -1, -1, dtype=np.int64)
-        keys: Ints = np.asarray(codes, np.int64) @ radix
-        return keys
+        return sid_keys(np.asarray(sids), self.codes)
 
-    def is_legal(self, codes: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def leaves(self, sids: npt.ArrayLike) -> Ints:
+        """Number of each SID (..., K) among the trie's leaves, -1 where it is illegal. Out-of-range codes are illegal."""
+        given = np.asarray(sids)
+        in_range = np.ones(given.shape[:-1], bool)
+        for level in range(self.levels):
+            in_range &= (given[..., level] >= 0) & (given[..., level] < self.codes)
+        return find(self.trie.leaf_keys, np.where(in_range, self.keys(given), -1))
+
+    def is_legal(self, sids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether some item has each SID (..., K). Out-of-range codes are illegal."""
-        return self._leaves(codes) >= 0
+        return self.leaves(sids) >= 0
 
-    def head_items(self, codes: npt.ArrayLike) -> Ints:
+    def head_items(self, sids: npt.ArrayLike) -> Ints:
         """The item that each SID (..., K) stands for: the most popular of its bucket, `NO_ITEM` if it is illegal."""
-        leaf = self._leaves(codes)
-        heads = self._ordered_items[self._bucket_starts[np.maximum(leaf, 0)]]
-        return np.where(leaf >= 0, heads, NO_ITEM).astype(np.int64)
+        leaves = self.leaves(sids)
+        heads = self.bucket_items[self.bucket_starts[np.maximum(leaves, 0)]]
+        return np.where(leaves >= 0, heads, NO_ITEM)
 
     def bucket(self, key: int) -> Ints:
         """All items of an SID key, most popular first (ties: lowest id); empty if the key is illegal."""
-        start, end = (np.searchsorted(self._ordered_keys, key, side) for side in ("left", "right"))
-        return self._ordered_items[start:end]
+        leaf = int(find(self.trie.leaf_keys, np.array(key, np.int64)))
+        start, end = self.bucket_starts[leaf : leaf + 2] if leaf >= 0 else (0, 0)
+        return self.bucket_items[start:end]
 
-    @cached_property
-    def trie(self) -> Trie:
-        """The prefix trie of the legal SIDs."""
-        return Trie.of(self._ordered_keys[self._bucket_starts], self.codes, self.levels)
-
-    def _leaves(self, codes: npt.ArrayLike) -> Ints:
-        """Position of each SID among the trie's leaves, -1 where it is illegal."""
-        given = np.asarray(codes, np.int64)
-        keys, legal = self.keys(given), self.trie.leaf_keys
-        at = np.minimum(np.searchsorted(legal, keys), len(legal) - 1)
-        in_range = ((given >= 0) & (given < self.codes)).all(-1)
-        return np.where(in_range & (legal[at] == keys), at, -1).astype(np.int64)
-
-    @cached_property
-    def _order(self) -> Ints:
-        """Rows sorted by SID key, then most popular first, then lowest id (rows ascend with ids)."""
-        return np.lexsort((np.arange(len(self)), -self.popularity, self.keys(self.sids))).astype(np.int64)
-
-    @cached_property
-    def _ordered_items(self) -> Ints:
-        return np.asarray(self.item_ids[self._order])
-
-    @cached_property
-    def _ordered_keys(self) -> Ints:
-        return self.keys(self.sids[self._order])
-
-    @cached_property
-    def _bucket_starts(self) -> Ints:
-        starts = np.flatnonzero(np.diff(self._ordered_keys, prepend=self._ordered_keys[0] - 1))
-        return starts.astype(np.int64)
-
-    def _check_values(self) -> None:
-        if self.version < 1:
-            raise ValueError(f"index version must be at least 1, got {self.version}")
-        if self.codes < 2 or self.codes**self.levels >= 2**63:
-            raise ValueError(f"codes must be at least 2 and codes ** levels below 2**63, got {self.codes} and {self.levels}")
-        if self.sids.min() < 0 or self.sids.max() >= self.codes:
-            raise ValueError(f"sids must lie in 0..{self.codes - 1}, got {self.sids.min()}..{self.sids.max()}")
-        if self.item_ids[0] < 0 or (np.diff(self.item_ids) <= 0).any():
-            raise ValueError("item_ids must be non-negative and distinct")
-        if not (np.isfinite(self.popularity).all() and np.isfinite(self.vectors).all()):
-            raise ValueError("popularity and vectors must be finite")
-
-    def save(self, folder: Path) -> None:
-        """Write the snapshot as ``folder``: all of it or nothing.
+    def save(self, folder: Path, note: dict[str, Any] | None = None) -> None:
+        """Write the snapshot as ``folder``, all of it or nothing, with a JSON note of the writer's own (see `read_note`).
 
         Raises:
-            ValueError: the folder exists already (snapshots are immutable).
+            ValueError: the folder exists already (snapshots are immutable), or the note is no JSON.
         """
-        if folder.exists():
-            raise ValueError(f"index snapshot {folder} exists already, and snapshots are immutable")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            files = {}
-            for name in _DTYPES:
-                path = temporary / f"{name}.npy"
-                with path.open("wb") as file:
-                    np.save(file, getattr(self, name), allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())
-                files[path.name] = {"bytes": path.stat().st_size, "xxh3_128": _checksum(path)}
-            _write_manifest(temporary / MANIFEST, self._head() | {"files": files})
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-    def _head(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": self.version, "tokenizer_version": self.tokenizer_version, "codes": self.codes}
+        head = {"version": self.version, "tokenizer_version": self.tokenizer_version, "codes": self.codes}
+        arrays = self._columns() | {"bucket_items": self.bucket_items, "bucket_starts": self.bucket_starts}
+        for depth in range(self.levels):
+            arrays[f"trie_offsets_{depth}"] = self.trie.offsets[depth]
+            arrays[f"trie_codes_{depth}"] = self.trie.child_codes[depth]
+        write_snapshot(folder, head, arrays | {"leaf_keys": self.trie.leaf_keys}, note or {})
 
     @staticmethod
-    def load(folder: Path, verify: bool = True) -> ItemIndex:
-        """Memory-map a committed snapshot; ``verify`` reads every file once to compare its checksum.
+    def load(folder: Path) -> ItemIndex:
+        """Memory-map a committed snapshot. Every file is read once to compare its checksum; nothing is computed.
 
         Raises:
-            ValueError: not a committed snapshot, or a torn, changed or missing file (named).
+            ValueError: not a committed snapshot, another format, or a torn, changed or missing file (named).
         """
-        manifest = _read_manifest(folder / MANIFEST)
-        columns = {}
-        for name in _DTYPES:
-            path = folder / f"{name}.npy"
-            _check_file(path, manifest["files"][path.name], verify)
-            columns[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-            if columns[name].dtype != _DTYPES[name]:
-                raise ValueError(f"{path} must hold {np.dtype(_DTYPES[name])}, got {columns[name].dtype}")
-        _check_shapes(columns)
-        index = ItemIndex(manifest["version"], manifest["tokenizer_version"], manifest["codes"], **columns)
-        index._check_values()
-        return index
+        manifest, arrays = read_snapshot(folder)
+        levels = range(arrays["sids"].shape[1])
+        trie = Trie(
+            [arrays[f"trie_offsets_{depth}"] for depth in levels],
+            [arrays[f"trie_codes_{depth}"] for depth in levels],
+            arrays["leaf_keys"],
+        )
+        columns = {name: arrays[name] for name in (*DTYPES, "bucket_items", "bucket_starts")}
+        return ItemIndex(manifest["version"], manifest["tokenizer_version"], manifest["codes"], **columns, trie=trie)
+
+    def warm_up(self) -> None:
+        """Touch every page that a lookup may need, so that the first lookups do not wait for page faults."""
+        for array in (self.item_ids, self.trie.leaf_keys, self.bucket_starts, self.bucket_items):
+            array[:: PAGE_BYTES // array.itemsize].max()
+
+    def _columns(self) -> Columns:
+        return {name: getattr(self, name) for name in DTYPES}
+
+    def _check_newer(self, version: int) -> None:
+        if version <= self.version:
+            raise ValueError(f"the version after item index {self.version} must be greater, got {version}")
 
 
-def latest_index(folder: Path) -> Path:
-    """The newest committed snapshot (``NNNNNN``) in a folder of snapshots.
-
-    Raises:
-        ValueError: there is none.
-    """
-    snapshots = [p for p in folder.glob("*") if re.fullmatch(r"\d{6}", p.name) and (p / MANIFEST).is_file()]
-    if not snapshots:
-        raise ValueError(f"{folder} holds no committed index snapshot")
-    return max(snapshots, key=lambda p: p.name)
-
-
-def _check_shapes(columns: dict[str, npt.NDArray[Any]]) -> None:
-    items = len(columns["item_ids"])
-    if not items:
-        raise ValueError("an index must hold at least one item")
-    for name, column in columns.items():
-        dimensions = 2 if name in _TWO_DIMENSIONAL else 1
-        if column.ndim != dimensions or len(column) != items or 0 in column.shape:
-            raise ValueError(f"{name} must have {dimensions} dimension(s) and {items} rows, got shape {column.shape}")
-
-
-def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            yield chunk
-
-
-def _check_file(path: Path, expected: dict[str, Any], verify: bool) -> None:
-    if not path.is_file():
-        raise ValueError(f"index file {path} is missing")
-    if path.stat().st_size != expected["bytes"]:
-        raise ValueError(f"index file {path} is torn: {path.stat().st_size} bytes instead of {expected['bytes']}")
-    if verify and _checksum(path) != expected["xxh3_128"]:
-        raise ValueError(f"index file {path} is corrupt: its checksum differs from the manifest's")
-
-
-def _write_manifest(path: Path, body: dict[str, Any]) -> None:
-    text = json.dumps(body | {"xxh3_128": _body_checksum(body)}, indent=2)
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is not a committed index snapshot: {path.name} is missing")
-    try:
-        body: dict[str, Any] = json.loads(path.read_bytes())
-        intact = body.pop("xxh3_128") == _body_checksum(body)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        intact = False
-    if not intact:
-        raise ValueError(f"index file {path} is corrupt")
-    if body["format"] != FORMAT:
-        raise ValueError(f"{path}: format must be {FORMAT}, got {body['format']}")
-    return body
-
-
-def _body_checksum(body: dict[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(body, sort_keys=True).encode())
+def _derived(version: int, tokenizer_version: str, codes: int, columns: Columns) -> ItemIndex:
+    """The index of checked columns in ascending order of their item ids."""
+    sids = columns["sids"]
+    keys = sid_keys(sids, codes)
+    order = np.lexsort((-columns["popularity"], keys))  # stable, and rows ascend with ids: ties go to the lowest id
+    keys = keys[order]
+    starts = group_starts(keys)
+    trie = Trie.of(keys[starts[:-1]], codes, sids.shape[1])
+    return ItemIndex(
+        version,
+        tokenizer_version,
+        codes,
+        **columns,
+        bucket_items=columns["item_ids"][order],
+        bucket_starts=starts,
+        trie=trie,
+    )

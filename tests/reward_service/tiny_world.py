@@ -34,7 +34,17 @@ def make_index(version: int = 1, tokenizer: str = "t1") -> ItemIndex:
     sids = np.stack([tags[:, 0], ids % CODES, ids // 2 % CODES], axis=1)
     zeros = np.zeros(ITEMS)
     return ItemIndex.build(
-        version, tokenizer, CODES, ids, sids, ids % 5, tags, zeros, np.full(ITEMS, 20_000), zeros, np.zeros((ITEMS, 2))
+        version,
+        tokenizer,
+        CODES,
+        item_ids=ids,
+        sids=sids,
+        author=ids % 5,
+        tags=tags,
+        music=zeros,
+        duration_ms=np.full(ITEMS, 20_000),
+        popularity=zeros,
+        vectors=np.zeros((ITEMS, 2)),
     )
 
 

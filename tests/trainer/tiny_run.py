@@ -38,7 +38,10 @@ def tiny_index() -> ItemIndex:
     sids = np.stack([keys // CODES**2, keys // CODES % CODES, keys % CODES], 1)
     ids = np.arange(ITEMS)
     tags, vectors = (ids % 3)[:, None], rng.normal(size=(ITEMS, 4))
-    return ItemIndex.build(1, "t", CODES, ids, sids, ids % 5, tags, ids * 0, ids * 0 + 9000, ids * 0.5, vectors)
+    return ItemIndex.build(
+        1, "t", CODES, item_ids=ids, sids=sids, author=ids % 5, tags=tags, music=ids * 0, duration_ms=ids * 0 + 9000,
+        popularity=ids * 0.5, vectors=vectors,
+    )  # fmt: skip
 
 
 def session(number: int, day: float, rng: np.random.Generator, user: int | None = None) -> Session:

@@ -1,0 +1,134 @@
+"""Following a folder of snapshots: newer ones are loaded in the background and swapped in between two uses.
+
+Consumes: committed snapshots. Produces: the current and the previous one. Waits for: `get`, a named version's load.
+Unblocked by: the loading thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from common.item_index.index import ItemIndex
+from common.item_index.snapshot import snapshot_path, versions
+
+LOOK_EVERY_S = 0.5
+HELD = 2
+"""Snapshots kept: the current and the previous one."""
+log = logging.getLogger(__name__)
+
+
+class IndexFollower:
+    """The current and the previous snapshot of a folder of snapshots. Safe to call from several threads.
+
+    A snapshot that is torn, corrupt or another tokenizer's is refused and logged once; what is held stays.
+    """
+
+    def __init__(self, folder: Path, first: int | None = None) -> None:
+        """Load the snapshot ``first``, or the newest one that is whole, and the one before it if there is one.
+
+        Raises:
+            ValueError: there is none, or ``first`` cannot be loaded.
+        """
+        self._folder = folder
+        self._refused: set[int] = set()
+        self._held = self._open_first(first)
+        self._lock = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, "index-loader")
+        self._loading: Future[ItemIndex | None] | None = None
+        self._looked = time.monotonic()
+
+    @property
+    def held(self) -> dict[int, ItemIndex]:
+        """The snapshots by version, the current one last."""
+        return self._held
+
+    @property
+    def current(self) -> ItemIndex:
+        """The newest snapshot taken up."""
+        held = self._held
+        return held[max(held)]
+
+    @property
+    def refused(self) -> int:
+        """Snapshots refused so far."""
+        return len(self._refused)
+
+    def poll(self) -> bool:
+        """Begin to load a newer snapshot, or take up the one that has been loaded; whether ``current`` changed now.
+
+        Cheap: it looks into the folder every `LOOK_EVERY_S`, and loads nothing itself.
+        """
+        with self._lock:
+            if self._loading is None and time.monotonic() - self._looked >= LOOK_EVERY_S:
+                self._looked = time.monotonic()
+                newer = [v for v in versions(self._folder) if v > self.current.version and v not in self._refused]
+                if newer:
+                    self._loading = self._loader.submit(self._load, newer[-1], self.current)
+            return self._take_up()
+
+    def get(self, version: int) -> ItemIndex | None:
+        """A snapshot that is held; a newer one that has been committed is loaded first and becomes current; else None."""
+        while version > self.current.version and version not in self._refused and version in versions(self._folder):
+            with self._lock:
+                self._loading = loading = self._loading or self._loader.submit(self._load, version, self.current)
+            wait([loading])
+            with self._lock:
+                self._take_up()
+        return self._held.get(version)
+
+    def close(self) -> None:
+        """Stop loading. What is held stays readable."""
+        self._loader.shutdown(cancel_futures=True)
+
+    def _take_up(self) -> bool:
+        if self._loading is None or not self._loading.done():
+            return False
+        loading, self._loading = self._loading, None
+        index = loading.result()
+        if index is None:
+            return False
+        held = {**self._held, index.version: index}
+        gone = [held.pop(version) for version in sorted(held)[:-HELD]]
+        self._held = held
+        self._loader.submit(gone.clear)  # to unmap gigabytes takes milliseconds that a reader should not wait
+        return True
+
+    def _open_first(self, first: int | None) -> dict[int, ItemIndex]:
+        held = {} if first is None else {first: _open(self._folder, first)}
+        for version in reversed(versions(self._folder)):
+            if len(held) < HELD and (first is None or version < first):
+                index = self._load(version, next(iter(held.values()), None))
+                held |= {} if index is None else {version: index}
+        if not held:
+            raise ValueError(f"{self._folder} holds no committed index snapshot that can be loaded")
+        return dict(sorted(held.items()))
+
+    def _load(self, version: int, like: ItemIndex | None) -> ItemIndex | None:
+        """A snapshot of the same tokenizer as another one's; None if it is refused."""
+        try:
+            index = _open(self._folder, version)
+            if like is not None and _kind(index) != _kind(like):
+                raise ValueError(
+                    f"(tokenizer, codes, levels) must be {_kind(like)} as in index {like.version}, got {_kind(index)}"
+                )
+        except (ValueError, OSError) as error:
+            log.warning("item index %d is refused: %s", version, error)
+            self._refused.add(version)
+            return None
+        return index
+
+
+def _kind(index: ItemIndex) -> tuple[str, int, int]:
+    return index.tokenizer_version, index.codes, index.levels
+
+
+def _open(folder: Path, version: int) -> ItemIndex:
+    index = ItemIndex.load(snapshot_path(folder, version))
+    if index.version != version:
+        raise ValueError(f"{snapshot_path(folder, version)} holds the item index of version {index.version}")
+    index.warm_up()
+    return index
