@@ -116,9 +116,12 @@ class AlignmentSettings(Section):
     batch: Annotated[int, Field(ge=2)] = 512
     """Item pairs of a step; each other pair's second item is a negative."""
     learning_rate: Rate = 1e-3
+    weight_decay: Weight = 0.01
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 0.07
     symmetric: bool = False
     """Contrast in both directions of a pair instead of one."""
+    contrast_weight: Weight = 1.0
     caption_weight: Weight = 1.0
     caption_batch: Positive = 64
     """Captions of a step; the items are drawn from the step's pairs."""
@@ -126,6 +129,14 @@ class AlignmentSettings(Section):
     """Longer captions are cut."""
     caption_model: str = ""
     """Folder of a Hugging Face causal language model, used frozen; empty trains a small one alongside."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AlignmentSettings:
+        if self.width % self.heads:
+            raise ValueError(f"alignment.heads must divide alignment.width, got {self.heads} and {self.width}")
+        if self.contrast_weight == self.caption_weight == 0:
+            raise ValueError("alignment.contrast_weight and alignment.caption_weight must not both be 0")
+        return self
 
 
 class RqVaeSettings(Section):

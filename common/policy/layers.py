@@ -1,4 +1,4 @@
-"""Transformer parts shared by the policy's encoder, decoder and lifelong pathway.
+"""Transformer parts shared by the policy's encoder, decoder and lifelong pathway, and by the tokenizer's QFormer.
 
 Shape legend: R contexts, Q query positions, S memory positions, H heads, E head width, D model width.
 """
@@ -140,4 +140,20 @@ class DecoderLayer(nn.Module):
 
         x = self.attend_context(x, cross)
         out: Tensor = self.feed(x, self.ffn)
+        return out
+
+
+class QueryBlock(nn.Module):
+    """Queries read a memory: cross-attention, then FFN (pre-norm residuals on both)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention, self.attend = Attention(width, heads), Residual(width, dropout)
+        self.ffn, self.feed = FeedForward(width, hidden), Residual(width, dropout)
+
+    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Queries (R, Q, D) over memory (R, S, D); ``mask`` as in `Attention.attend`, broadcast to (R, H, Q, S)."""
+        keys_values = self.attention.keys_values(memory)
+        hidden = self.attend(hidden, lambda y: self.attention.attend(y, keys_values, mask))
+        out: Tensor = self.feed(hidden, self.ffn)
         return out

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.features import BUCKETS, LABEL_BITS, EventFeatures
-from common.policy.layers import Attention, FeedForward, Residual, linear, table
+from common.policy.layers import QueryBlock, linear, table
 from common.settings import PolicySettings
 
 
@@ -86,7 +86,9 @@ class LifelongQueries(nn.Module):
         width = policy.d_model
         self.queries = nn.Parameter(torch.randn(policy.lifelong_queries, width) * 0.02)
         self.empty = nn.Parameter(torch.randn(1, width) * 0.02)
-        self.blocks = nn.ModuleList(_QueryBlock(policy) for _ in range(policy.lifelong_blocks))
+        self.blocks = nn.ModuleList(
+            QueryBlock(width, policy.heads, policy.ffn, policy.dropout) for _ in range(policy.lifelong_blocks)
+        )
 
     def forward(self, events: Tensor, mask: Tensor, leaf_size: Tensor) -> Tensor:
         """Events (R, L, D), mask (R, L), leaf sizes (R, L) -> (R, queries, D).
@@ -97,22 +99,8 @@ class LifelongQueries(nn.Module):
         rows = events.shape[0]
         memory = torch.cat((events, self.empty.expand(rows, 1, -1)), 1)
         bias = torch.where(mask, leaf_size.clamp(min=1).log(), float("-inf"))
-        bias = functional.pad(bias, (0, 1))[:, None, None, :]
+        bias = functional.pad(bias, (0, 1))[:, None, None, :].to(memory.dtype)
         hidden = self.queries.expand(rows, -1, -1)
         for block in self.blocks:
             hidden = block(hidden, memory, bias)
         return hidden
-
-
-class _QueryBlock(nn.Module):
-    def __init__(self, policy: PolicySettings) -> None:
-        super().__init__()
-        width = policy.d_model
-        self.attention, self.attend = Attention(width, policy.heads), Residual(width, policy.dropout)
-        self.ffn, self.feed = FeedForward(width, policy.ffn), Residual(width, policy.dropout)
-
-    def forward(self, hidden: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        keys_values = self.attention.keys_values(memory)
-        hidden = self.attend(hidden, lambda y: self.attention.attend(y, keys_values, bias.to(y.dtype)))
-        out: Tensor = self.feed(hidden, self.ffn)
-        return out
