@@ -27,6 +27,7 @@ def make_index(items: int = 60, codes: int = 8, levels: int = 3, seed: int = 0) 
         tags=rng.integers(-1, 9, (items, 2)),
         music=rng.integers(0, 9, items),
         duration_ms=rng.integers(1000, 60_000, items),
+        publish_ms=np.zeros(items),
         popularity=rng.random(items).astype(np.float32),
         vectors=rng.normal(size=(items, 6)).astype(np.float32),
     )

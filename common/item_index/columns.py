@@ -20,6 +20,7 @@ DTYPES: dict[str, type[np.generic]] = {
     "tags": np.int64,
     "music": np.int64,
     "duration_ms": np.int64,
+    "publish_ms": np.int64,
     "popularity": np.float32,
     "vectors": np.float32,
 }
@@ -37,6 +38,7 @@ class ItemColumns(TypedDict):
     tags: npt.ArrayLike  # (N, T), padded with -1
     music: npt.ArrayLike  # (N,)
     duration_ms: npt.ArrayLike  # (N,)
+    publish_ms: npt.ArrayLike  # (N,) unix ms, 0 where it is not known
     popularity: npt.ArrayLike  # (N,)
     vectors: npt.ArrayLike  # (N, d)
 

@@ -6,6 +6,7 @@ Shape legend: N items, K levels, T tags, d vector width, L distinct SIDs; N_t is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 from common.item_index.columns import DTYPES, Columns, ItemColumns, checked_columns, merged, take
 from common.item_index.snapshot import read_snapshot, write_snapshot
-from common.item_index.trie import Ints, Trie, find, group_starts, sid_keys
+from common.item_index.sorted_table import SortedTable
+from common.item_index.trie import Ints, Trie, group_starts, sid_keys
 from common.messages import NO_ITEM
 
 PAGE_BYTES = 4096
@@ -33,6 +35,7 @@ class ItemIndex:
     tags: Ints  # (N, T), padded with -1
     music: Ints  # (N,)
     duration_ms: Ints  # (N,)
+    publish_ms: Ints  # (N,) unix ms, 0 where it is not known
     popularity: npt.NDArray[np.float32]  # (N,) orders the items of a bucket
     vectors: npt.NDArray[np.float32]  # (N, d)
     bucket_items: Ints  # (N,) item ids by SID key, then most popular first, then lowest id
@@ -90,7 +93,7 @@ class ItemIndex:
 
     def rows(self, item_ids: npt.ArrayLike) -> Ints:
         """Row of each item id, -1 where the index does not know it. Any shape."""
-        return find(self.item_ids, np.asarray(item_ids, np.int64))
+        return self._ids.find(item_ids)
 
     def keys(self, sids: npt.ArrayLike) -> Ints:
         """SIDs (..., K) as one number each: s_1 N_t^(K-1) + ... + s_K. Codes must lie in 0..N_t-1."""
@@ -102,7 +105,7 @@ class ItemIndex:
         in_range = np.ones(given.shape[:-1], bool)
         for level in range(self.levels):
             in_range &= (given[..., level] >= 0) & (given[..., level] < self.codes)
-        return find(self.trie.leaf_keys, np.where(in_range, self.keys(given), -1))
+        return self._leaf_keys.find(np.where(in_range, self.keys(given), -1))
 
     def is_legal(self, sids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether some item has each SID (..., K). Out-of-range codes are illegal."""
@@ -116,7 +119,7 @@ class ItemIndex:
 
     def bucket(self, key: int) -> Ints:
         """All items of an SID key, most popular first (ties: lowest id); empty if the key is illegal."""
-        leaf = int(find(self.trie.leaf_keys, np.array(key, np.int64)))
+        leaf = int(self._leaf_keys.find(key))
         start, end = self.bucket_starts[leaf : leaf + 2] if leaf >= 0 else (0, 0)
         return self.bucket_items[start:end]
 
@@ -151,9 +154,19 @@ class ItemIndex:
         return ItemIndex(manifest["version"], manifest["tokenizer_version"], manifest["codes"], **columns, trie=trie)
 
     def warm_up(self) -> None:
-        """Touch every page that a lookup may need, so that the first lookups do not wait for page faults."""
+        """Prepare the tables and touch every page that a lookup may need, so that the first lookups wait for nothing."""
+        self.rows(self.item_ids[:1])
+        self.head_items(self.sids[:1])
         for array in (self.item_ids, self.trie.leaf_keys, self.bucket_starts, self.bucket_items):
             array[:: PAGE_BYTES // array.itemsize].max()
+
+    @cached_property
+    def _ids(self) -> SortedTable:
+        return SortedTable(self.item_ids)
+
+    @cached_property
+    def _leaf_keys(self) -> SortedTable:
+        return SortedTable(self.trie.leaf_keys)
 
     def _columns(self) -> Columns:
         return {name: getattr(self, name) for name in DTYPES}

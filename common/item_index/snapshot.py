@@ -20,7 +20,7 @@ import xxhash
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
 """Written or read, and hashed, at once; both let other threads run meanwhile."""
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -120,7 +120,7 @@ def _map_array(path: Path, given: dict[str, Any]) -> npt.NDArray[Any]:
 
 
 def _checksum(path: Path) -> str:
-    digest, buffer = xxhash.xxh3_128(), memoryview(bytearray(CHUNK_BYTES))
+    digest, buffer = xxhash.xxh3_128(), np.empty(CHUNK_BYTES, np.uint8).data
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(buffer):
             digest.update(buffer[:size])

@@ -1,4 +1,4 @@
-"""The legal semantic IDs as numbers and as a prefix trie; looking numbers up in a large ascending table."""
+"""The legal semantic IDs as numbers and as a prefix trie."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-IN_CACHE = 1 << 17
-"""Entries of a table small enough (1 MiB) that searching it in random order costs no memory latency."""
 Ints = npt.NDArray[np.int64]
 
 
@@ -52,22 +50,3 @@ def group_starts(ascending: Ints) -> Ints:
     """Where each run of equal values begins, and the length of the whole at the end."""
     begins = np.flatnonzero(ascending[1:] != ascending[:-1]) + 1
     return np.concatenate(([0], begins, [len(ascending)])).astype(np.int64)
-
-
-def find(table: Ints, wanted: Ints) -> Ints:
-    """Position of each wanted value in an ascending table without repetitions, -1 where it is not there. Any shape.
-
-    A table larger than the cache is searched in ascending order: neighbours then share the cache lines of their paths,
-    which is worth far more than the sorting.
-    """
-    flat = wanted.ravel()
-    order = np.argsort(flat) if len(table) > IN_CACHE else None
-    if order is not None:
-        flat = flat[order]
-    at = np.minimum(np.searchsorted(table, flat), len(table) - 1)
-    at[table[at] != flat] = -1
-    if order is not None:
-        found = np.empty_like(at)
-        found[order] = at
-        at = found
-    return at.reshape(wanted.shape).astype(np.int64, copy=False)

@@ -43,6 +43,7 @@ def make_index(version: int = 1, tokenizer: str = "t1") -> ItemIndex:
         tags=tags,
         music=zeros,
         duration_ms=np.full(ITEMS, 20_000),
+        publish_ms=zeros,
         popularity=zeros,
         vectors=np.zeros((ITEMS, 2)),
     )

@@ -41,6 +41,7 @@ def tiny_index(version: int = 1, items: int = ITEMS) -> ItemIndex:
         tags=zeros[:, None] - 1,
         music=zeros,
         duration_ms=zeros + 1000,
+        publish_ms=zeros,
         popularity=zeros,
         vectors=rng.normal(size=(items, 8)),
     )

@@ -1,43 +1,21 @@
-"""The item index: buckets, legality, the trie against brute force, and snapshots that are whole or refused."""
+"""The item index: buckets, legality, what may be built, and what changes from one version to the next."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.item_index import ItemIndex, latest_index
-from common.item_index.columns import DTYPES
+from common.item_index import ItemIndex
+from common.item_index.columns import ItemColumns
 from common.messages import NO_ITEM
-
-CODES, LEVELS = 4, 3
-
-
-def make_index(items: int = 40, seed: int = 0, version: int = 1, codes: int = CODES, levels: int = LEVELS) -> ItemIndex:
-    rng = np.random.default_rng(seed)
-    return ItemIndex.build(
-        version,
-        "1",
-        codes,
-        item_ids=rng.permutation(10 * items)[:items],
-        sids=rng.integers(0, codes, (items, levels)),
-        author=rng.integers(0, 9, items),
-        tags=rng.integers(-1, 9, (items, 2)),
-        music=rng.integers(0, 9, items),
-        duration_ms=rng.integers(0, 60_000, items),
-        popularity=rng.integers(0, 3, items),
-        vectors=rng.normal(size=(items, 5)),
-    )
+from tests.common.item_index.small_index import CODES, LEVELS, columns_of, equal, indexes, make_index
 
 
-sizes = st.builds(make_index, st.integers(1, 60), st.integers(0, 999), codes=st.integers(2, 5), levels=st.integers(2, 4))
-
-
-@given(sizes)
+@given(indexes)
 @settings(deadline=None)
 def test_every_item_is_in_the_bucket_of_its_own_sid_and_in_no_other(index: ItemIndex) -> None:
     keys = index.keys(index.sids)
@@ -46,7 +24,7 @@ def test_every_item_is_in_the_bucket_of_its_own_sid_and_in_no_other(index: ItemI
     assert sum(len(index.bucket(key)) for key in set(keys.tolist())) == len(index)
 
 
-@given(sizes)
+@given(indexes)
 @settings(deadline=None)
 def test_head_item_is_the_most_popular_of_its_bucket_and_then_the_lowest_id(index: ItemIndex) -> None:
     heads = index.head_items(index.sids)
@@ -57,22 +35,7 @@ def test_head_item_is_the_most_popular_of_its_bucket_and_then_the_lowest_id(inde
         assert heads[row] == index.item_ids[best] == index.bucket(int(keys[row]))[0]
 
 
-@given(sizes)
-@settings(deadline=None)
-def test_trie_equals_the_brute_force_set_of_prefixes(index: ItemIndex) -> None:
-    sids = [tuple(sid) for sid in index.sids.tolist()]
-    trie = index.trie
-    nodes: list[tuple[int, ...]] = [()]
-    for depth in range(index.levels):
-        offsets, codes = trie.offsets[depth], trie.child_codes[depth]
-        assert len(offsets) == len(nodes) + 1
-        children = [(*node, code) for n, node in enumerate(nodes) for code in codes[offsets[n] : offsets[n + 1]].tolist()]
-        assert children == sorted({sid[: depth + 1] for sid in sids})
-        nodes = children
-    assert trie.leaf_keys.tolist() == [int(index.keys(node)) for node in nodes]
-
-
-@given(sizes)
+@given(indexes)
 @settings(deadline=None)
 def test_legality_and_heads_of_all_possible_sids(index: ItemIndex) -> None:
     grid = np.indices((index.codes,) * index.levels).reshape(index.levels, -1).T
@@ -110,65 +73,97 @@ def test_rows_find_known_ids_and_mark_unknown_ones() -> None:
     assert index.rows(np.empty((0, 3), np.int64)).shape == (0, 3)
 
 
+def test_columns_that_ascend_are_not_copied_and_others_are_sorted() -> None:
+    columns = columns_of(make_index())
+    index = ItemIndex.build(1, "1", CODES, **columns)
+    assert all(np.shares_memory(getattr(index, name), np.asarray(column)) for name, column in columns.items())
+    shuffled = np.random.default_rng(1).permutation(len(index))
+    assert equal(ItemIndex.build(1, "1", CODES, **cut(columns, shuffled)), index)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sids": np.full((40, 3), CODES)}, "sids must lie in 0..3"),
-        ({"item_ids": np.zeros(40)}, "distinct"),
-        ({"author": np.zeros(39)}, "author must have"),
-        ({"vectors": np.full((40, 5), np.nan)}, "finite"),
-        ({"codes": 2**22}, "below 2"),
-        ({"version": 0}, "version"),
+        ({"sids": np.full((40, 3), CODES)}, r"sids must lie in 0\.\.3, but item \d+ has \[4 4 4\]"),
+        ({"item_ids": np.zeros(40)}, "item_ids must be distinct, 0 occurs more than once"),
+        ({"item_ids": np.arange(-1, 39)}, "item_ids must be non-negative, got -1"),
+        ({"author": np.zeros(39)}, r"author must have 1 dimension\(s\) and 40 rows, got shape \(39,\)"),
+        ({"vectors": np.zeros((40, 0))}, "vectors must have"),
+        (
+            {"item_ids": np.arange(40), "popularity": np.where(np.arange(40) == 17, np.inf, 0)},
+            "popularity .* item 17 has inf",
+        ),
+        (
+            {"item_ids": np.arange(40), "vectors": np.where(np.eye(40), np.nan, 0)},
+            r"vectors must be finite, but item 0 has \[nan",
+        ),
+        ({"codes": 2**22}, r"codes \*\* levels below 2\*\*63, got 4194304 and 3"),
+        ({"version": 0}, "index version must be at least 1, got 0"),
+        ({"colour": np.zeros(40)}, "columns of an item index are .*; got .*colour"),
     ],
 )
-def test_build_refuses_bad_columns(change: dict[str, object], message: str) -> None:
-    index = make_index()
-    given = {"version": 1, "codes": CODES} | {name: getattr(index, name) for name in DTYPES} | change
+def test_build_refuses_bad_columns(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"version": 1, "codes": CODES} | dict(columns_of(make_index())) | change
     with pytest.raises(ValueError, match=message):
         ItemIndex.build(tokenizer_version="1", **given)
 
 
-def test_a_saved_snapshot_loads_equal_and_memory_mapped(tmp_path: Path) -> None:
-    index = make_index(version=7)
-    index.save(tmp_path / "000007")
-    loaded = ItemIndex.load(tmp_path / "000007")
-    assert (loaded.version, loaded.tokenizer_version, loaded.codes) == (7, "1", CODES)
-    for name in ("item_ids", "sids", "author", "tags", "music", "duration_ms", "popularity", "vectors"):
-        column = getattr(loaded, name)
-        assert not column.flags.writeable and not column.flags.owndata
-        np.testing.assert_array_equal(column, getattr(index, name))
-    np.testing.assert_array_equal(loaded.head_items(loaded.sids), index.head_items(index.sids))
-    assert [p.name for p in tmp_path.iterdir()] == ["000007"]
-    with pytest.raises(ValueError, match="immutable"):
-        index.save(tmp_path / "000007")
+@given(indexes, st.data())
+@settings(deadline=None)
+def test_extended_is_the_union_and_moves_no_id(index: ItemIndex, data: st.DataObject) -> None:
+    columns = columns_of(index)
+    is_new = np.array(data.draw(st.lists(st.booleans(), min_size=len(index), max_size=len(index))))
+    if is_new.all() or not is_new.any():
+        return
+    before = ItemIndex.build(1, "1", index.codes, **cut(columns, ~is_new))
+    after = before.extended(2, **cut(columns, np.random.default_rng(0).permutation(np.flatnonzero(is_new))))
+    assert equal(after, ItemIndex.build(2, "1", index.codes, **columns))
+    rows = after.rows(before.item_ids)
+    np.testing.assert_array_equal(after.sids[rows], before.sids)
 
 
-FILES = sorted([*(f"{n}.npy" for n in ("item_ids", "sids", "tags", "popularity", "vectors")), "manifest.json"])
+@given(indexes, st.data())
+@settings(deadline=None)
+def test_without_removes_exactly_those_items(index: ItemIndex, data: st.DataObject) -> None:
+    stays = np.array(data.draw(st.lists(st.booleans(), min_size=len(index), max_size=len(index))))
+    if not stays.any():
+        with pytest.raises(ValueError, match="at least one item"):
+            index.without(2, index.item_ids)
+        return
+    after = index.without(2, index.item_ids[~stays])
+    assert equal(after, ItemIndex.build(2, "1", index.codes, **cut(columns_of(index), stays)))
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["flip", "tear", "remove"])
-def test_a_damaged_snapshot_is_refused_naming_the_file(tmp_path: Path, name: str, damage: str) -> None:
-    folder = tmp_path / "000001"
-    make_index().save(folder)
-    path = folder / name
-    data = bytearray(path.read_bytes())
-    if damage == "flip":
-        data[len(data) // 2] ^= 4
-        path.write_bytes(data)
-    elif damage == "tear":
-        os.truncate(path, len(data) // 2)
-    else:
-        path.unlink()
-    with pytest.raises(ValueError, match=name):
-        ItemIndex.load(folder)
+def test_tags_of_added_items_may_be_wider_or_narrower() -> None:
+    index = make_index(items=2)
+    columns = columns_of(index)
+    for tags in ([[7]], [[7, 8, 9, 6]]):
+        new = cut(columns, np.array([0])) | {"item_ids": [500], "tags": tags}
+        after = index.extended(2, **new)
+        assert after.tags[2].tolist()[: len(tags[0])] == tags[0]
+        assert (after.tags[2, len(tags[0]) :] == -1).all()
+        np.testing.assert_array_equal(after.tags[:2, :2], index.tags)
+        assert (after.tags[:2, 2:] == -1).all()
 
 
-def test_latest_index_is_the_newest_committed_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no committed index"):
-        latest_index(tmp_path)
-    for version in (1, 12, 9):
-        make_index(version=version).save(tmp_path / f"{version:06d}")
-    (tmp_path / "000099").mkdir()  # never committed
-    (tmp_path / ".000100-left-over").mkdir()
-    assert latest_index(tmp_path).name == "000012"
+def test_a_change_that_makes_no_sense_is_refused() -> None:
+    index = make_index(version=3)
+    columns = columns_of(index)
+    known = int(index.item_ids[0])
+    with pytest.raises(ValueError, match=f"item {known} is in item index 3 already"):
+        index.extended(4, **cut(columns, np.array([0])))
+    new: dict[str, Any] = dict(cut(columns, np.array([0]))) | {"item_ids": [999]}
+    with pytest.raises(ValueError, match="vectors of added items must be 5 wide, got 4"):
+        index.extended(4, **(new | {"vectors": [[0.0] * 4]}))
+    with pytest.raises(ValueError, match="sids of added items must be 3 wide, got 2"):
+        index.extended(4, **(new | {"sids": [[0, 0]]}))
+    with pytest.raises(ValueError, match="item 999 is not in item index 3"):
+        index.without(4, [known, 999])
+    with pytest.raises(ValueError, match="must be greater, got 3"):
+        index.extended(3, **new)
+    with pytest.raises(ValueError, match="must be greater, got 3"):
+        index.without(3, [known])
+
+
+def cut(columns: ItemColumns, rows: np.ndarray) -> ItemColumns:
+    return {name: np.asarray(column)[rows] for name, column in columns.items()}  # type: ignore[return-value]
