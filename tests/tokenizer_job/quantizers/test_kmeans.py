@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenizer_job.quantizers.kmeans import assign, choose_start, fit_kmeans
+from tokenizer_job.quantizers.kmeans import fit_kmeans
+from tokenizer_job.quantizers.nearest import assign
+from tokenizer_job.quantizers.start import choose_start
 
 torch.set_num_threads(1)
 
 
 def line(*values: float) -> Tensor:
-    return torch.tensor(values).unsqueeze(1)
+    return torch.tensor(values, dtype=torch.float32).unsqueeze(1)
 
 
 @pytest.mark.parametrize("start", [(0.0, 1.0), (10.0, 11.0), (0.0, 11.0), (1.0, 0.0)])
@@ -49,7 +51,7 @@ def test_permuted_points_give_the_same_centroids() -> None:
 @given(st.lists(st.integers(-20, 20), min_size=3, max_size=60), st.integers(0, 99), st.integers(1, 6))
 @settings(deadline=None, max_examples=60)
 def test_every_cluster_is_in_use_up_to_one_per_distinct_point(values: list[int], seed: int, iterations: int) -> None:
-    points = line(*values).float()
+    points = line(*values)
     clusters = len(set(values))
     generator = torch.Generator().manual_seed(seed)
     centroids, labels = fit_kmeans(points, choose_start(points, clusters, generator), iterations)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tokenizer_job.quantizers.rq_kmeans import Floats, RqKmeans, fit_rq_kmeans, spread_last_level
+from tokenizer_job.quantizers.codebooks import Floats, ResidualCodebooks
+from tokenizer_job.quantizers.dedup import next_best
+from tokenizer_job.quantizers.rq_kmeans import fit_rq_kmeans
 
 torch.set_num_threads(1)
 PAIRS = np.array([[0], [1], [10], [11]], np.float32)
@@ -21,7 +23,7 @@ def clustered(items: int = 600, width: int = 8, seed: int = 0) -> Floats:
     )
 
 
-def error(model: RqKmeans, vectors: Floats, levels: int) -> float:
+def error(model: ResidualCodebooks, vectors: Floats, levels: int) -> float:
     return float(((vectors - model.decode(model.encode(vectors)[:, :levels])) ** 2).mean())
 
 
@@ -54,7 +56,10 @@ def test_the_same_seed_gives_the_same_codebooks_and_the_disk_keeps_them(tmp_path
     first, second = (fit_rq_kmeans(vectors, codes=16, levels=3, iterations=5, seed=7) for _ in range(2))
     np.testing.assert_array_equal(first.codebooks, second.codebooks)
     first.save(tmp_path / "codebooks.safetensors")
-    np.testing.assert_array_equal(RqKmeans.load(tmp_path / "codebooks.safetensors").encode(vectors), first.encode(vectors))
+    read = ResidualCodebooks.load(tmp_path / "codebooks.safetensors")
+    np.testing.assert_array_equal(read.encode(vectors), first.encode(vectors))
+        ResidualCodebooks.load(tmp_path / "codebooks.safetensors").encode(vectors), first.encode(vectors)
+    )
 
 
 def test_encode_chooses_the_nearest_code_level_by_level() -> None:
@@ -77,7 +82,7 @@ def test_spreading_leaves_no_shared_sid_and_touches_only_crowded_prefixes() -> N
     vectors = np.concatenate([clustered(500), np.repeat(clustered(3, seed=9), 5, axis=0)])
     model = fit_rq_kmeans(vectors, codes=16, levels=3, iterations=10, seed=0)
     sids = model.encode(vectors)
-    spread = spread_last_level(model, vectors, sids)
+    spread = next_best(model, vectors, sids)
     assert len(np.unique(sids, axis=0)) < len(vectors) - 10
     prefixes, prefix, sizes = np.unique(sids[:, :2], axis=0, return_inverse=True, return_counts=True)
     assert (spread[:, :2] == sids[:, :2]).all()
@@ -90,8 +95,8 @@ def test_spreading_leaves_no_shared_sid_and_touches_only_crowded_prefixes() -> N
 
 
 def test_spreading_chooses_the_cheapest_matching() -> None:
-    model = RqKmeans(np.array([[[0.0], [100.0]], [[0.0], [4.0]]], np.float32))
+    model = ResidualCodebooks(np.array([[[0.0], [100.0]], [[0.0], [4.0]]], np.float32))
     vectors = np.array([[0.0], [1.0]], np.float32)
     sids = model.encode(vectors)
     assert sids.tolist() == [[0, 0], [0, 0]]
-    assert spread_last_level(model, vectors, sids).tolist() == [[0, 0], [0, 1]]
+    assert next_best(model, vectors, sids).tolist() == [[0, 0], [0, 1]]
