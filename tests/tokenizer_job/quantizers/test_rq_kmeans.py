@@ -58,8 +58,6 @@ def test_the_same_seed_gives_the_same_codebooks_and_the_disk_keeps_them(tmp_path
     first.save(tmp_path / "codebooks.safetensors")
     read = ResidualCodebooks.load(tmp_path / "codebooks.safetensors")
     np.testing.assert_array_equal(read.encode(vectors), first.encode(vectors))
-        ResidualCodebooks.load(tmp_path / "codebooks.safetensors").encode(vectors), first.encode(vectors)
-    )
 
 
 def test_encode_chooses_the_nearest_code_level_by_level() -> None:
