@@ -69,6 +69,7 @@ def create_app(reward_folder: Path, index_folder: Path, threads: int = 2, max_in
         yield
         app.state.ready = False
         gate.close()
+        scorer.close()
 
     app = FastAPI(title="OneRec reward service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.ready = False

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.context import Context
-from common.item_index import ItemIndex, latest_index
+from common.item_index import IndexFollower
 from common.messages import ScoreRequest, ScoreResponse, UserContext
 from reward_service.artefact import load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
@@ -39,17 +39,15 @@ class Scorer:
         """
         artefact = load_artefact(reward_folder)
         self.model, self.card = artefact.model, artefact.card
-        self._index_folder = index_folder
+        self._indexes = IndexFollower(index_folder)
+        self._check_tokenizer(index_folder)
         self._lock = threading.Lock()
-        current = latest_index(index_folder)
-        previous = index_folder / f"{int(current.name) - 1:06d}"
-        folders = [previous, current] if previous.is_dir() else [current]
-        self._builders = {int(folder.name): self._open(folder) for folder in folders}
+        self._builders: dict[int, InputBuilder] = {}
 
     @property
     def index_versions(self) -> list[int]:
         """The versions that are answered, current one last."""
-        return sorted(self._builders)
+        return list(self._indexes.held)
 
     def score(self, request: ScoreRequest) -> ScoreResponse:
         """P-Score and tower probabilities of every item, in the order of the request.
@@ -76,30 +74,31 @@ class Scorer:
 
     def warm_up(self) -> None:
         """Score the current index's first item for a new user, as a request would."""
-        version = self.index_versions[-1]
-        item = int(self._builders[version].index.item_ids[0])
-        self.score(ScoreRequest(context=UserContext(user_id=0, time_ms=0), item_ids=[item], index_version=version))
+        index = self._indexes.current
+        first = int(index.item_ids[0])
+        self.score(ScoreRequest(context=UserContext(user_id=0, time_ms=0), item_ids=[first], index_version=index.version))
+
+    def close(self) -> None:
+        """Stop following the index."""
+        self._indexes.close()
 
     def _builder(self, version: int) -> InputBuilder:
+        self._indexes.poll()
+        index = self._indexes.get(version)
+        if index is None:
+            raise GoneError(f"index_version {version} is not held, only {self.index_versions}")
         with self._lock:
-            if version > self.index_versions[-1]:
-                self._follow()
             if version not in self._builders:
-                raise GoneError(f"index_version {version} is not held, only {self.index_versions}")
+                held = self._indexes.held
+                self._builders = {v: builder for v, builder in self._builders.items() if v in held}
+                self._builders[version] = InputBuilder(self.card.shape, index)
             return self._builders[version]
 
-    def _follow(self) -> None:
-        """Take up a newer snapshot, if one has been committed, and let go of all but the one before it."""
-        newest, current = latest_index(self._index_folder), self.index_versions[-1]
-        if int(newest.name) > current:
-            self._builders = {current: self._builders[current], int(newest.name): self._open(newest)}
-
-    def _open(self, folder: Path) -> InputBuilder:
-        index = ItemIndex.load(folder)
+    def _check_tokenizer(self, folder: Path) -> None:
+        index = self._indexes.current
         wanted = (self.card.tokenizer_version, self.card.shape.codes)
         if (index.tokenizer_version, index.codes) != wanted:
             raise ValueError(
-                f"item index {folder} has tokenizer {index.tokenizer_version!r} with {index.codes} codes; "
+                f"item index {index.version} in {folder} has tokenizer {index.tokenizer_version!r}, {index.codes} codes; "
                 f"model {self.card.version} was trained with {wanted[0]!r} and {wanted[1]}"
             )
-        return InputBuilder(self.card.shape, index)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from common.context import Context
-from common.item_index import MANIFEST, ItemIndex, latest_index
+from common.item_index import IndexFollower
 from common.messages import NO_ITEM, RolloutGroup, RolloutRequest, Sampler
 from common.parameter_channel import ChannelError, Follower
 from common.policy import build_policy, load_weights
@@ -62,10 +62,9 @@ class RolloutWorker:
         self.run = endpoints.run
         self.settings = load_settings(folder / "settings.json")
         self.version = -1
-        self._indexes = folder / "index"
+        self._indexes = IndexFollower(folder / "index")
         self._policy = build_policy(self.settings.policy).float()
         self._engines: dict[int, GenerationEngine] = {}
-        self._add_engine(latest_index(self._indexes))
         self._rewards = RewardClient(endpoints.reward)
         redis = self.settings.redis
         self._told: Counter[str] = Counter()
@@ -77,12 +76,13 @@ class RolloutWorker:
         return self.version
 
     def handle(self, requests: list[RolloutRequest]) -> Answer:
-        """Swap to the newest parameters, generate for all requests, score each.
+        """Swap to the newest parameters and item index, generate for all requests, score each.
 
         A request whose reward or index version could not be had gets a group that carries the failure and nothing else.
         """
         deadline = time.monotonic() + SCORING_SHARE * self.settings.rollout.timeout_s
         self._swap()
+        self._indexes.poll()
         started = time.perf_counter()
         candidates = self._generate(requests)
         generate_ms = (time.perf_counter() - started) * 1000 / len(requests)
@@ -101,7 +101,8 @@ class RolloutWorker:
         )
 
     def close(self) -> None:
-        """Leave the parameter channel and close connections."""
+        """Leave the parameter channel, stop following the index and close connections."""
+        self._indexes.close()
         self._follower.close()
         self._rewards.close()
 
@@ -138,7 +139,7 @@ class RolloutWorker:
     def _generate(self, requests: list[RolloutRequest]) -> list[Candidates | None]:
         """Candidates per request, None where its index version is gone. One search per index version."""
         out: list[Candidates | None] = [None] * len(requests)
-        for asked in {(request.index_version, request.tokenizer_version) for request in requests}:
+        for asked in sorted({(request.index_version, request.tokenizer_version) for request in requests}):
             engine = self._engine(*asked)
             if engine is None:
                 continue
@@ -149,28 +150,25 @@ class RolloutWorker:
         return out
 
     def _engine(self, index_version: int, tokenizer_version: str) -> GenerationEngine | None:
-        """The engine of an index version: a newer one is loaded when first asked for, the last two are kept.
+        """The engine of an index version, None if that version is not held or was made by another tokenizer.
 
-        None if that version is not held, or was made by another tokenizer.
+        A version newer than those held is loaded when first asked for, if `handle` has not taken it up before.
         """
-        snapshot = self._indexes / f"{index_version:06d}"
-        if index_version > max(self._engines) and (snapshot / MANIFEST).is_file():
-            self._add_engine(snapshot)
-        engine = self._engines.get(index_version)
-        return engine if engine is not None and engine.index.tokenizer_version == tokenizer_version else None
-
-    def _add_engine(self, snapshot: Path) -> None:
-        index = ItemIndex.load(snapshot)
-        self._engines[index.version] = GenerationEngine(self._policy, index, self.settings.rl.group_size)
-        for old in sorted(self._engines)[:-2]:
-            del self._engines[old]
+        index = self._indexes.get(index_version)
+        if index is None or index.tokenizer_version != tokenizer_version:
+            return None
+        if index_version not in self._engines:
+            held = self._indexes.held
+            self._engines = {version: engine for version, engine in self._engines.items() if version in held}
+            self._engines[index_version] = GenerationEngine(self._policy, index, self.settings.rl.group_size)
+        return self._engines[index_version]
 
     def _group(
         self, request: RolloutRequest, candidates: Candidates | None, generated_ms: float, deadline: float
     ) -> RolloutGroup:
         origin = Origin(self.name, self.version, Sampler(width=self.settings.rl.group_size))
         if candidates is None:
-            held = ", ".join(f"{v} of {self._engines[v].index.tokenizer_version}" for v in sorted(self._engines))
+            held = ", ".join(f"{version} of {index.tokenizer_version}" for version, index in self._indexes.held.items())
             wanted = f"item index {request.index_version} of tokenizer {request.tokenizer_version}"
             return failed_group(request, origin, f"gone: {wanted} is not held, only {held}")
         started = time.perf_counter()

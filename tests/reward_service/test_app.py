@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -131,6 +132,33 @@ def test_a_new_index_is_taken_up_and_the_one_before_the_previous_is_gone(run_fol
         return codes
 
     assert talk(tmp_path, conversation) == [410, 200, 200, 200, 410]
+
+
+def test_a_newer_index_is_loaded_while_the_old_one_is_asked_for_and_a_damaged_one_never(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.item_index.follower.LOOK_EVERY_S", 0.0)
+    shutil.copytree(run_folder / "reward", tmp_path / "reward")
+    for version in (1, 2, 3):
+        make_index(version).save(tmp_path / f"{version}")
+    (tmp_path / "3" / "sids.npy").write_bytes(b"torn")
+
+    async def until(client: httpx.AsyncClient, versions: list[int]) -> None:
+        deadline = time.monotonic() + 20
+        while (await client.get("/v1/model")).json()["index_versions"] != versions:
+            assert (await client.post("/v1/score", json=request_of([100]))).status_code == 200
+            assert time.monotonic() < deadline
+
+    async def conversation(client: httpx.AsyncClient) -> list[int]:
+        (tmp_path / "2").rename(tmp_path / "index" / "000002")
+        await until(client, [1, 2])
+        (tmp_path / "3").rename(tmp_path / "index" / "000003")
+        asked = [request_of([100], index_version=version) for version in (3, 2, 1)]
+        return [(await client.post("/v1/score", json=body)).status_code for body in asked]
+
+    (tmp_path / "index").mkdir()
+    (tmp_path / "1").rename(tmp_path / "index" / "000001")
+    assert talk(tmp_path, conversation) == [410, 200, 200]
 
 
 def test_an_index_of_another_tokenizer_is_refused(run_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -133,6 +134,27 @@ def test_an_index_version_that_is_not_held_is_gone_and_a_newer_one_is_taken_up(w
     assert other.failure == "gone: item index 1 of tokenizer t9 is not held, only 1 of t1"
     assert (old.index_version, new.index_version) == (1, 2)
     assert new.item_ids == tiny_index(version=2).head_items(new.codes).tolist()
+
+
+def test_a_newer_index_is_loaded_while_the_old_one_is_asked_for_and_a_damaged_one_never(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.item_index.follower.LOOK_EVERY_S", 0.0)
+    world.publish(0, seed=1)
+    with world.worker() as worker:
+        tiny_index(version=2).save(world.folder / "index" / "000002")
+        deadline = time.monotonic() + 20
+        while list(worker._indexes.held) != [1, 2]:
+            (old,) = groups_of(worker.handle([tiny_request(1)]))
+            assert (old.index_version, old.failure) == (1, "")
+            assert time.monotonic() < deadline
+        tiny_index(version=3).save(world.folder / "3")
+        (world.folder / "3" / "sids.npy").write_bytes(b"torn")
+        (world.folder / "3").rename(world.folder / "index" / "000003")
+        asked = [tiny_request(1, index_version=version) for version in (3, 2, 1)]
+        torn, *good = groups_of(worker.handle(asked))
+    assert torn.failure == "gone: item index 3 of tokenizer t1 is not held, only 1 of t1, 2 of t1"
+    assert [(group.index_version, group.failure) for group in good] == [(2, ""), (1, "")]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
