@@ -105,6 +105,17 @@ class Item(Message):
     category: str = ""
 
 
+class ItemEvent(Message):
+    """On the topic ``items``: an item that is new (with its content vectors, if any), or one that is removed.
+
+    An id that the index has already keeps what it has: a semantic ID never moves.
+    """
+
+    item: Item
+    content: Annotated[list[list[Annotated[float, Field(allow_inf_nan=False)]]], Field(max_length=1280)] = []
+    removed: bool = False
+
+
 class User(Message):
     """A user's static profile (field name -> category id) and the history from before the log begins."""
 
@@ -238,9 +249,10 @@ class ScoreRequest(Message):
 
 
 class ScoreResponse(Message):
-    """P-Scores and tower probabilities (objective -> one value per item), and the model version that gave them."""
+    """P-Scores and tower probabilities (objective -> one value per item), and the model and index that gave them."""
 
     reward_version: str
+    index_version: Annotated[int, Field(ge=1)]
     p_score: list[float]
     towers: dict[str, list[float]]
 

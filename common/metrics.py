@@ -56,6 +56,7 @@ TRAINER_PUBLISH_SECONDS = _seconds("onerec_trainer_publish_seconds", "Time to pu
 TRAINER_CHECKPOINT_SECONDS = _seconds("onerec_trainer_checkpoint_seconds", "Time to commit a checkpoint.")
 TRAINER_STEP = _gauge("onerec_trainer_step_number", "Steps done.")
 TRAINER_PARAMETER_VERSION = _gauge("onerec_trainer_parameter_version_number", "Newest published parameter version.")
+TRAINER_INDEX_VERSION = _gauge("onerec_trainer_index_version_number", "Item index in force.")
 TRAINER_STALENESS = Histogram(
     "onerec_trainer_staleness_versions",
     "Versions between the one that a group names and the newest published.",
@@ -97,6 +98,24 @@ ROLLOUT_REFUSED_VERSIONS = _counter(
 REWARD_REQUESTS = _counter("onerec_reward_requests_total", "Scoring requests answered, by HTTP status code.", "code")
 REWARD_ITEMS_SCORED = _counter("onerec_reward_items_scored_total", "Items scored.")
 REWARD_SECONDS = _seconds("onerec_reward_request_seconds", "Time to answer a scoring request.")
+
+TOKENIZER_ITEMS = _counter(
+    "onerec_tokenizer_items_total", "Item events read, by what they brought: new, removed or known.", "outcome"
+)
+TOKENIZER_INDEX_VERSION = _gauge("onerec_tokenizer_index_version_number", "Newest published item index.")
+TOKENIZER_INDEXED_ITEMS = _gauge("onerec_tokenizer_indexed_items_number", "Items in the newest published index.")
+TOKENIZER_PUBLISH_SECONDS = _seconds("onerec_tokenizer_publish_seconds", "Time to write an index snapshot.")
+TOKENIZER_RESIDUAL_RATIO = _gauge(
+    "onerec_tokenizer_residual_ratio", "Mean residual norm of new items over that of the fitted catalogue."
+)
+TOKENIZER_EMPTY_SHARE = _gauge(
+    "onerec_tokenizer_empty_share_ratio", "Share of new items whose semantic ID no item had before."
+)
+TOKENIZER_DRIFT_ALARM = _gauge(
+    "onerec_tokenizer_drift_alarm_number", "1 while new items are described worse than the settings allow, else 0."
+)
+TOKENIZER_STREAM_LAG = _gauge("onerec_tokenizer_stream_lag_records", "Item events not yet read, by partition.", "partition")
+TOKENIZER_DEAD_LETTERS = _counter("onerec_tokenizer_dead_letters_total", "Item events that could not be used.")
 
 
 def render() -> bytes:

@@ -1,8 +1,9 @@
 """A session log on disk: the catalogue, the users and their sessions in time order, as any importer leaves them.
 
 A log folder holds ``log.json`` (manifest), ``items.jsonl.gz``, ``users.jsonl.gz``, ``sessions.jsonl.gz`` (one message per
-line) and optionally ``content.npy`` (float32, row k belongs to the k-th item). It is written beside its place and
-renamed into it, so that there is a whole log or none.
+line) and optionally ``content.npy`` (float32, row k belongs to the k-th item: one vector, or several) with
+``content_mask.npy`` (which of several are there). It is written beside its place and renamed into it, so that there is a
+whole log or none.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from common.content import Content
 from common.messages import Item, LabelBits, Message, Session, User, decode
 
 DAY_MS = 86_400_000
-MANIFEST, ITEMS, USERS, SESSIONS, CONTENT = (
+MANIFEST, ITEMS, USERS, SESSIONS, CONTENT, CONTENT_MASK = (
     "log.json",
     "items.jsonl.gz",
     "users.jsonl.gz",
     "sessions.jsonl.gz",
     "content.npy",
+    "content_mask.npy",
 )
 _FILES = (ITEMS, USERS, SESSIONS)
 Count = Annotated[int, Field(ge=0)]
@@ -97,17 +100,20 @@ class SessionLog:
         """Day number of a time, counted from the day of the first session (0)."""
         return (time_ms - self.manifest.day0_ms) // DAY_MS
 
-    def content(self) -> npt.NDArray[np.float32] | None:
-        """Content vectors (items, width), row k of the k-th item; None where the log has none.
+    def content(self) -> Content | None:
+        """Content vectors, row k of the k-th item; None where the log has none.
 
         Raises:
-            ValueError: there is not one row per item.
+            ValueError: there is not one row per item, or a vector is not finite.
         """
         if not (self.path / CONTENT).is_file():
             return None
-        content = np.load(self.path / CONTENT, allow_pickle=False)
-        _check_content(content, self.manifest.items)
-        return np.asarray(content, np.float32)
+        mask = self.path / CONTENT_MASK
+        content = Content.of(
+            np.load(self.path / CONTENT, allow_pickle=False), np.load(mask, allow_pickle=False) if mask.is_file() else None
+        )
+        _check_rows(content, self.manifest.items)
+        return content
 
 
 class LogWriter:
@@ -127,7 +133,7 @@ class LogWriter:
         items: Iterable[Item],
         users: Iterable[User],
         sessions: Iterable[Session],
-        content: Array | None = None,
+        content: Content | None = None,
         extra: Mapping[str, Array] | None = None,
     ) -> LogManifest:
         """Write everything, or nothing. ``extra`` arrays become ``NAME.npy`` files (a name may hold a subfolder).
@@ -156,13 +162,13 @@ class LogWriter:
         items: Iterable[Item],
         users: Iterable[User],
         sessions: Iterable[Session],
-        content: Array | None,
+        content: Content | None,
     ) -> LogManifest:
         n_items = _write(folder / ITEMS, items)
         n_users = _write(folder / USERS, users)
         if content is not None:
-            _check_content(content, n_items)
-            _save_array(folder / CONTENT, np.asarray(content, np.float32))
+            _check_rows(content, n_items)
+            _save_content(folder, content)
         checked = _InOrder(sessions)
         n_sessions = _write(folder / SESSIONS, checked)
         if n_sessions == 0:
@@ -199,9 +205,16 @@ class _InOrder:
             yield session
 
 
-def _check_content(content: Array, items: int) -> None:
-    if content.ndim != 2 or len(content) != items:
-        raise ValueError(f"content must have one row per item ({items}), got shape {content.shape}")
+def _check_rows(content: Content, items: int) -> None:
+    if len(content) != items:
+        raise ValueError(f"content must have one row per item ({items}), got {len(content)}")
+
+
+def _save_content(folder: Path, content: Content) -> None:
+    single = content.tokens.shape[1] == 1 and content.mask.all()
+    _save_array(folder / CONTENT, content.tokens[:, 0] if single else content.tokens)
+    if not content.mask.all():
+        _save_array(folder / CONTENT_MASK, content.mask)
 
 
 def _write(path: Path, messages: Iterable[Message]) -> int:

@@ -154,10 +154,8 @@ class RqVaeSettings(Section):
 class OnlineSettings(Section):
     """New items while everything runs."""
 
-    publish_items: Positive = 1000
-    """A snapshot is published when this many items wait …"""
     publish_every_s: Annotated[float, Field(gt=0)] = 15.0
-    """… or when the oldest has waited this long."""
+    """How long a new item waits, at most, until a snapshot with it is published; snapshots are no closer than this."""
     max_age_days: Annotated[int, Field(ge=0)] = 0
     """Items published longer ago than this, by the newest item's clock, expire; 0 keeps them for ever."""
     keep_snapshots: Annotated[int, Field(ge=2)] = 8
@@ -296,6 +294,8 @@ class SimulatorSettings(Section):
     items: Annotated[int, Field(ge=50)] = 8000
     users: Annotated[int, Field(ge=10)] = 1000
     days: Annotated[int, Field(ge=3)] = 14
+    content_tokens: Annotated[int, Field(ge=1, le=64)] = 1
+    """Content vectors of an item: 1 is its own, more are as many noisy linear views of it."""
     requests_per_user: Positive = 70
 
 

@@ -58,6 +58,7 @@ TOPICS = {
     spec.name: spec
     for spec in (
         TopicSpec("sessions", None, 7 * DAY_MS),
+        TopicSpec("items", 1, 30 * DAY_MS),
         TopicSpec("rollout-requests", None, DAY_MS),
         TopicSpec("rollout-groups", 1, 7 * DAY_MS),
         TopicSpec("dead-letters", 1, 30 * DAY_MS),

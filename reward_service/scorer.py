@@ -70,7 +70,9 @@ class Scorer:
         if not (p.isfinite().all() and towers.isfinite().all()):
             raise ArithmeticError(f"model {self.card.version} gave a score that is not finite")
         columns = {x: towers[:, k].tolist() for k, x in enumerate(OBJECTIVES)}
-        return ScoreResponse(reward_version=self.card.version, p_score=p.tolist(), towers=columns)
+        return ScoreResponse(
+            reward_version=self.card.version, index_version=request.index_version, p_score=p.tolist(), towers=columns
+        )
 
     def warm_up(self) -> None:
         """Score the current index's first item for a new user, as a request would."""

@@ -44,7 +44,8 @@ class Identity(BaseModel):
     partitions: dict[str, int]
     logs: dict[str, str]
     """Cluster and topic ids: they change when a broker or a topic was recreated."""
-    index_version: int
+    tokenizer_version: str
+    """Another tokenizer is another vocabulary."""
     settings_digest: str
     machine: str
     torch: str
@@ -63,6 +64,8 @@ class RunState(BaseModel):
     groups: dict[int, int]
     """The same for the groups topic."""
     frontier: FrontierState = FrontierState()
+    indexes: list[int]
+    """The item index versions held, the one in force last."""
     versions: list[int] = []
     """The parameter versions of this run so far, this one last."""
     counters: dict[str, int] = {}
@@ -124,6 +127,12 @@ def load(folder: Path, step: int) -> Checkpoint:
     except ValidationError as error:
         raise CheckpointError(f"{path / STATE}: {' '.join(str(error).split())[:300]}") from None
     return Checkpoint(files[POLICY], safetensors.torch.load(files[TRAINER]), state)
+
+
+def oldest_index(folder: Path) -> int | None:
+    """The oldest item index that a retained checkpoint names; None without checkpoints. Contents are not verified."""
+    states = [RunState.model_validate_json((folder / f"{step:08d}" / STATE).read_bytes()) for step in committed(folder)]
+    return min((min(state.indexes) for state in states), default=None)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:

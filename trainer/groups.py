@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.context import Context
+from common.features import Featurizer
 from common.history import context_events
+from common.item_index import ItemIndex
 from common.messages import NO_ITEM, RolloutGroup, decode
 from common.stream import Record
 from trainer.advantages import group_advantages
 from trainer.batches import context_for
 from trainer.checkpoint import CheckpointError
 from trainer.frontier import Position
-from trainer.journal import SettledGroup
+from trainer.journal import JournalError, SettledGroup
 from trainer.parity import MAX_PARITY_ERROR, Snapshots
 from trainer.resume import SESSIONS, OpenRun
 from trainer.rl_users import request_id
@@ -42,10 +44,11 @@ class GroupJudge:
     """Judges records of the groups topic against the run's state."""
 
     def __init__(self, opened: OpenRun, snapshots: Snapshots) -> None:
-        self.run, self.history, self.index, self.snapshots = opened.run, opened.history, opened.index, snapshots
+        self.run, self.history, self.indexes, self.snapshots = opened.run, opened.history, opened.indexes, snapshots
         self.sessions_topic = opened.topic(SESSIONS)
         self.limit = context_events(opened.settings.policy)
-        self.group_size = min(opened.settings.rl.group_size, opened.index.codes**opened.index.levels)
+        policy = opened.settings.policy
+        self.group_size = min(opened.settings.rl.group_size, policy.codes**policy.levels)
 
     def judge(self, record: Record, taken: set[Position]) -> Judgement:
         """What becomes of a record now; ``taken`` are the requests that earlier records of the same step settle."""
@@ -61,14 +64,20 @@ class GroupJudge:
         context = self._context(position)
         outcome, error = self._outcome(group, context)
         settled = SettledGroup(record=where, request=position, request_id=group.request_id, outcome=outcome)
-        return Judgement(settled, to_sample(group, context) if outcome == TRAINED else None, group, error)
+        return Judgement(settled, self._sample(group, context) if outcome == TRAINED else None, group, error)
 
     def recall(self, settled: SettledGroup, record: Record) -> Judgement:
         """The judgement as the journal recorded it: for executing a step again."""
         group = decode(RolloutGroup, record.value)
         if isinstance(group, str) or settled.outcome != TRAINED or settled.request is None:
             return Judgement(settled, group=None if isinstance(group, str) else group)
-        return Judgement(settled, to_sample(group, self._context(settled.request)), group)
+        return Judgement(settled, self._sample(group, self._context(settled.request)), group)
+
+    def _sample(self, group: RolloutGroup, context: Context) -> RlSample:
+        featurizer = self.indexes.featurizer(group.index_version)
+        if featurizer is None:
+            raise JournalError(f"group {group.request_id} was trained with item index {group.index_version}, which is gone")
+        return to_sample(group, context, featurizer)
 
     def _context(self, position: Position) -> Context:
         return context_for(self.history, self.run.frontier.outstanding[position], position, self.limit)
@@ -93,28 +102,30 @@ class GroupJudge:
             return "stale", None
         if group.digest != context.digest():
             return "digest_mismatch", None
-        if not self._fits_index(group):
+        featurizer = self.indexes.featurizer(group.index_version)
+        if featurizer is None:
+            return "index_gone", None
+        if not self._fits_index(group, featurizer.index):
             return "invalid", None
         try:
-            error = self.snapshots.parity_error(group.parameter_version, context, *_arrays(group))
+            error = self.snapshots.parity_error(group.parameter_version, context, featurizer, *_arrays(group))
         except CheckpointError:
             return "unknown_version", None
         return (TRAINED if error <= MAX_PARITY_ERROR else "parity"), error
 
-    def _fits_index(self, group: RolloutGroup) -> bool:
+    def _fits_index(self, group: RolloutGroup, index: ItemIndex) -> bool:
         """A full group of this index's codes, whose legality is the index's."""
         codes = np.array(group.codes, np.int64)
-        made_with, held = (group.tokenizer_version, group.index_version), (self.index.tokenizer_version, self.index.version)
-        if made_with != held or codes.shape != (self.group_size, self.index.levels):
+        if group.tokenizer_version != index.tokenizer_version or codes.shape != (self.group_size, index.levels):
             return False
         legal = np.array(group.item_ids) != NO_ITEM
-        return bool((codes < self.index.codes).all() and (self.index.is_legal(codes) == legal).all())
+        return bool((codes < index.codes).all() and (index.is_legal(codes) == legal).all())
 
 
-def to_sample(group: RolloutGroup, context: Context) -> RlSample:
+def to_sample(group: RolloutGroup, context: Context, featurizer: Featurizer) -> RlSample:
     """A group as a training sample. Without two legal candidates, or without spread, all advantages are 0."""
     legal = np.array(group.item_ids) != NO_ITEM
-    return RlSample(context, *_arrays(group), group_advantages(group.rewards), legal)
+    return RlSample(context, featurizer, *_arrays(group), group_advantages(group.rewards), legal)
 
 
 def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> dict[str, object]:
@@ -127,6 +138,7 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
     return line | {
         "actor": group.actor,
         "version": group.parameter_version,
+        "index_version": group.index_version,
         "lag": lag,
         "failure": group.failure,
         "candidates": len(group.codes),

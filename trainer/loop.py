@@ -15,13 +15,13 @@ from threading import Event
 
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
-from common.metrics import TRAINER_CHECKPOINT_SECONDS
+from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_INDEX_VERSION
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
-from trainer.checkpoint import Identity, commit, policy_blob
+from trainer.checkpoint import Identity, commit, oldest_index, policy_blob
 from trainer.frontier import Position
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
-from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
+from trainer.journal import Journal, JournalEntry, SettledGroup
 from trainer.parity import Snapshots
 from trainer.publishing import BackgroundPublisher
 from trainer.record_buffer import ranges_between
@@ -46,22 +46,25 @@ class Trainer:
     ) -> None:
         self.opened, self.settings, self.state = opened, opened.settings, opened.run
         self.sessions, self.groups, self.history = opened.sessions, opened.groups, opened.history
+        self.indexes = opened.indexes
         self.journal, self.producer, self.publisher, self.statistics = journal, producer, publisher, statistics
         self.checkpoints = opened.folder / "checkpoints"
-        self.batches = BatchBuilder(self.settings, opened.index, opened.history, self.state.session_filter)
-        self.snapshots = Snapshots(self.state.training.featurizer, lambda version: policy_blob(self.checkpoints, version))
+        self.batches = BatchBuilder(self.settings, opened.indexes.current, opened.history, self.state.session_filter)
+        self.snapshots = Snapshots(lambda version: policy_blob(self.checkpoints, version))
         self.judge = GroupJudge(opened, self.snapshots)
         self.first_seen_s: dict[Position, float] = {}
 
     def run(self, stop: Event, on_live: Callable[[], None]) -> None:
         """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
         self.publish(wait=True)
+        self.use_index()
         for entry in self.journal.after(self.state.step):
             if stop.is_set():
                 break
             self.repeat(entry)
         on_live()
         while records := self.consume(stop):
+            self.adopt_index()
             self.step(records, self.judge_groups())
         self.drain(stop)
         self.checkpoint()
@@ -82,6 +85,20 @@ class Trainer:
         told = json.loads(path.read_bytes())
         ends = {int(partition): int(last) for partition, last in told["ends"].items()}
         return told["run"] == self.state.identity.run and self.sessions.read_past(ends)
+
+    def adopt_index(self) -> None:
+        """Take up a newer item index, if one is there."""
+        if self.indexes.adopt():
+            self.use_index()
+
+    def use_index(self) -> None:
+        """Make samples and features by the index in force."""
+        index = self.indexes.current
+        featurizer = self.indexes.featurizer(index.version)
+        assert featurizer is not None
+        self.state.counters["indexes.adopted"] += index.version != self.batches.index.version
+        self.batches.index, self.state.training.featurizer = index, featurizer
+        TRAINER_INDEX_VERSION.set(index.version)
 
     def judge_groups(self, wait_s: float = 0.0) -> list[Judgement]:
         """What came back from the fleet: at most `rl.groups_per_step` groups to train, and all that is dropped before."""
@@ -106,7 +123,7 @@ class Trainer:
             step=self.state.step + 1,
             ranges=ranges_between(self.state.sessions, self.sessions.positions),
             groups=[judgement.settled for judgement in judgements],
-            index_version=self.opened.index.version,
+            index_version=self.indexes.current.version,
         )
         self.journal.append(entry)
         self.execute(entry, records, judgements)
@@ -114,8 +131,8 @@ class Trainer:
     def repeat(self, entry: JournalEntry) -> None:
         """One step, exactly as the journal recorded it."""
         timeout_s = self.settings.stream.timeout_s
-        if entry.index_version != self.opened.index.version:
-            raise JournalError(f"step {entry.step} used item index {entry.index_version}, not {self.opened.index.version}")
+        self.indexes.go_to(entry.index_version)
+        self.use_index()
         judgements = []
         for settled in entry.groups:
             if settled.record is None:
@@ -150,7 +167,7 @@ class Trainer:
                 continue
             self.state.frontier.request(draft.position, draft.asked)
             self.state.counters["requests.sent"] += 1
-            request = to_request(draft, self.state.identity, self.opened.index, self.opened.topic(SESSIONS))
+            request = to_request(draft, self.state.identity, self.indexes.current, self.opened.topic(SESSIONS))
             self.producer.send(topic, request.to_bytes(), draft.position[0], request.request_id.encode())
 
     def reject(self, rejected: list[tuple[Record, str]]) -> None:
@@ -169,7 +186,8 @@ class Trainer:
         self.state.frontier.compact(self.state.sessions)
         admitted = self.state.staleness.admitted()
         with TRAINER_CHECKPOINT_SECONDS.time():
-            commit(self.checkpoints, self.state.image(), retain=admitted)
+            commit(self.checkpoints, self.state.image(self.indexes.versions), retain=admitted)
+        self.indexes.pin(oldest_index(self.checkpoints) or self.indexes.versions[0])
         self.snapshots.keep(admitted)
 
     def publish(self, wait: bool = False) -> None:

@@ -11,6 +11,7 @@ import torch
 from common.context import Context
 from common.features import Featurizer
 from common.policy import EncoderDecoder, build_policy, load_weights
+from common.settings import PolicySettings
 
 MAX_PARITY_ERROR = 1e-3
 """Largest mean |ratio - 1| at which a group's log-probs count as those of the version it names."""
@@ -19,8 +20,8 @@ MAX_PARITY_ERROR = 1e-3
 class Snapshots:
     """Policies at published versions, loaded from their checkpoints when a group first names them."""
 
-    def __init__(self, featurizer: Featurizer, blob_of: Callable[[int], bytes]) -> None:
-        self._featurizer, self._blob_of = featurizer, blob_of
+    def __init__(self, blob_of: Callable[[int], bytes]) -> None:
+        self._blob_of = blob_of
         self._policies: dict[int, EncoderDecoder] = {}
 
     def keep(self, versions: Iterable[int]) -> None:
@@ -29,23 +30,28 @@ class Snapshots:
         self._policies = {version: policy for version, policy in self._policies.items() if version in wanted}
 
     def parity_error(
-        self, version: int, context: Context, codes: npt.NDArray[np.int64], log_probs: npt.NDArray[np.float32]
+        self,
+        version: int,
+        context: Context,
+        featurizer: Featurizer,
+        codes: npt.NDArray[np.int64],
+        log_probs: npt.NDArray[np.float32],
     ) -> float:
         """Mean over candidates of |pi(item) by this version / pi_old(item) as logged - 1|; codes and log-probs (G, K).
 
         Raises:
             CheckpointError: the version's checkpoint is gone or damaged.
         """
-        policy = self._policy(version)
+        policy = self._policy(version, featurizer.policy)
         with torch.no_grad():
-            memory = policy.encode(self._featurizer([context]))
+            memory = policy.encode(featurizer([context]))
             recomputed = policy.log_probs(memory, torch.from_numpy(codes)[None])[0].sum(-1)
         ratio = torch.exp(recomputed.double() - torch.from_numpy(log_probs).double().sum(-1))
         return float((ratio - 1).abs().mean())
 
-    def _policy(self, version: int) -> EncoderDecoder:
+    def _policy(self, version: int, settings: PolicySettings) -> EncoderDecoder:
         if version not in self._policies:
-            policy = build_policy(self._featurizer.policy)
+            policy = build_policy(settings)
             load_weights(policy, self._blob_of(version))
             self._policies[version] = policy.eval()
         return self._policies[version]

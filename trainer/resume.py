@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.features import Featurizer
 from common.history import HistoryStore
-from common.item_index import ItemIndex, latest_index
 from common.policy import build_policy, load_weights, to_blob
 from common.session_log import SessionLog
 from common.settings import Settings
@@ -23,6 +22,7 @@ from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_n
 from trainer.batches import absorb, load_initial_histories, warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load_latest
 from trainer.frontier import Frontier
+from trainer.indexes import Indexes
 from trainer.journal import JournalEntry
 from trainer.record_buffer import RecordBuffer
 from trainer.session_filter import SessionFilter
@@ -30,7 +30,7 @@ from trainer.staleness import Staleness
 from trainer.step import TrainingStep
 
 SESSIONS, GROUPS = "sessions", "rollout-groups"
-BOUND = ("run", "prefix", "partitions", "logs", "index_version")
+BOUND = ("run", "prefix", "partitions", "logs", "tokenizer_version")
 """Facts that a checkpoint cannot be carried across; the others only end bit-identity."""
 log = logging.getLogger(__name__)
 
@@ -64,13 +64,15 @@ class Run:
     frontier: Frontier
     staleness: Staleness
     step: int = 0
+    index_version: int = 0
+    """Item index of the last step."""
     sessions: dict[int, int] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
 
     def advance(self, entry: JournalEntry, counts: Counter[str]) -> None:
         """A step was executed: move the positions past what entered it, settle its groups, add to the counters."""
-        self.step = entry.step
+        self.step, self.index_version = entry.step, entry.index_version
         self.sessions |= {partition: end for partition, (_, end) in entry.ranges.items()}
         for settled in entry.groups:
             if settled.record:
@@ -80,8 +82,8 @@ class Run:
             self.counters[f"groups.{settled.outcome}"] += 1
         self.counters.update(counts)
 
-    def image(self) -> Checkpoint:
-        """The checkpoint of the present state."""
+    def image(self, indexes: list[int]) -> Checkpoint:
+        """The checkpoint of the present state; ``indexes`` are the item index versions held, the one in force last."""
         tensors = {f"optimizer.{name}": tensor for name, tensor in self.training.state_dict().items()}
         tensors |= {f"filter.{name}": torch.from_numpy(array) for name, array in self.session_filter.state().items()}
         state = RunState(
@@ -90,6 +92,7 @@ class Run:
             sessions=dict(self.sessions),
             groups=dict(self.groups),
             frontier=self.frontier.state(),
+            indexes=indexes,
             versions=self.staleness.versions,
             counters=dict(self.counters),
         )
@@ -103,7 +106,8 @@ class Run:
         self.session_filter.load_state({k: v.numpy() for k, v in _under("filter.", checkpoint.trainer).items()})
         self.frontier = Frontier.from_state(state.frontier)
         self.staleness = Staleness(self.staleness.max_lag, state.versions)
-        self.step, self.sessions, self.groups = state.step, dict(state.sessions), dict(state.groups)
+        self.step, self.index_version = state.step, state.indexes[-1]
+        self.sessions, self.groups = dict(state.sessions), dict(state.groups)
         self.counters = Counter(state.counters)
 
 
@@ -114,7 +118,7 @@ class OpenRun:
     folder: Path
     settings: Settings
     endpoints: Endpoints
-    index: ItemIndex
+    indexes: Indexes
     history: HistoryStore
     run: Run
     sessions: RecordBuffer
@@ -125,9 +129,10 @@ class OpenRun:
         return topic_name(self.endpoints.prefix, name)
 
     def close(self) -> None:
-        """Close readers and the history store."""
+        """Close readers, indexes and the history store."""
         self.sessions.reader.close()
         self.groups.reader.close()
+        self.indexes.close()
         self.history.close()
 
 
@@ -137,20 +142,20 @@ def open_run(folder: Path, settings: Settings) -> OpenRun:
     Raises:
         CheckpointError: no checkpoint is intact, or it belongs to another run or another log.
         StreamError: a topic is missing, or no longer has the checkpoint's positions.
+        ValueError: an item index that the checkpoint names is missing or damaged.
     """
     endpoints, stream = Endpoints.read(folder), settings.stream
     check_topics(endpoints.kafka, endpoints.prefix, stream.partitions, stream.timeout_s)
     checkpoint = load_latest(folder / "checkpoints")
-    version = checkpoint.state.identity.index_version if checkpoint else None
-    index = ItemIndex.load(folder / "index" / f"{version:06d}" if version else latest_index(folder / "index"))
+    indexes = Indexes(folder / "index", settings.policy, checkpoint.state.indexes if checkpoint else [])
     history = HistoryStore(folder / "history.sqlite")
     try:
         session_log = SessionLog.open(folder / "log")
         if history.users() == 0:
             load_initial_histories(session_log, history, settings.split.warm_days)
-        run = _fresh_run(settings, index, _identity(settings, endpoints, index))
+        run = _fresh_run(settings, indexes, _identity(settings, endpoints, indexes))
         if checkpoint is None:
-            checkpoint = _first_checkpoint(folder, run, settings, session_log)
+            checkpoint = _first_checkpoint(folder, run, settings, session_log, indexes)
         _check_identity(checkpoint.state.identity, run.identity)
         run.restore(checkpoint)
         _catch_up(history, run.sessions, settings, endpoints)
@@ -158,31 +163,33 @@ def open_run(folder: Path, settings: Settings) -> OpenRun:
             name: _reader(endpoints, name, at, settings) for name, at in ((SESSIONS, run.sessions), (GROUPS, run.groups))
         }
         sessions, groups = RecordBuffer(reader[SESSIONS]), RecordBuffer(reader[GROUPS])
-        return OpenRun(folder, settings, endpoints, index, history, run, sessions, groups)
+        return OpenRun(folder, settings, endpoints, indexes, history, run, sessions, groups)
     except BaseException:
         history.close()
+        indexes.close()
         raise
 
 
-def _fresh_run(settings: Settings, index: ItemIndex, identity: Identity) -> Run:
+def _fresh_run(settings: Settings, indexes: Indexes, identity: Identity) -> Run:
     policy = build_policy(settings.policy, settings.seed)
-    training = TrainingStep(policy, Featurizer(settings.policy, index), settings)
+    training = TrainingStep(policy, Featurizer(settings.policy, indexes.current), settings)
     return Run(identity, training, SessionFilter(settings.filter), Frontier(), Staleness(settings.sync.max_lag))
 
 
-def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: SessionLog) -> Checkpoint:
+def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: SessionLog, indexes: Indexes) -> Checkpoint:
     """Step 0: the pre-trained policy, a filter that knows the warm window, and the beginning of every partition."""
     load_weights(run.training.policy, (folder / "pretrained" / "policy.safetensors").read_bytes())
     run.session_filter.prime(warm_scores(session_log, settings.split.warm_days))
     run.sessions = dict.fromkeys(range(run.identity.partitions[SESSIONS]), 0)
     run.groups = dict.fromkeys(range(run.identity.partitions[GROUPS]), 0)
     run.staleness.publish(0)
-    checkpoint = run.image()
+    checkpoint = run.image(indexes.versions)
+    indexes.pin(indexes.versions[0])
     commit(folder / "checkpoints", checkpoint)
     return checkpoint
 
 
-def _identity(settings: Settings, endpoints: Endpoints, index: ItemIndex) -> Identity:
+def _identity(settings: Settings, endpoints: Endpoints, indexes: Indexes) -> Identity:
     stream = settings.stream
     plain = settings.model_dump_json(exclude={"redis": True, "stream": {"bootstrap"}})
     names = {name: topic_name(endpoints.prefix, name) for name in (SESSIONS, GROUPS)}
@@ -191,7 +198,7 @@ def _identity(settings: Settings, endpoints: Endpoints, index: ItemIndex) -> Ide
         prefix=endpoints.prefix,
         partitions={name: TOPICS[name].count(stream.partitions) for name in names},
         logs={name: log_identity(endpoints.kafka, full, stream.timeout_s) for name, full in names.items()},
-        index_version=index.version,
+        tokenizer_version=indexes.current.tokenizer_version,
         settings_digest=xxhash.xxh3_128_hexdigest(plain.encode()),
         machine=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         torch=str(torch.__version__),

@@ -37,6 +37,7 @@ class Statistics:
             self._write(group_line(judgement, run.step, run.staleness.lag(version), now_ms))
         self._write(
             {"kind": "step", "step": run.step, "time_ms": now_ms, "seconds": seconds, "version": run.staleness.newest}
+            | {"index_version": run.index_version}
             | {"outstanding": len(run.frontier.outstanding), "filter_median_ms": run.session_filter.median}
             | asdict(metrics)
             | {"counters": dict(run.counters)}

@@ -31,9 +31,13 @@ class SftSample:
 
 @dataclass(frozen=True, slots=True)
 class RlSample:
-    """One rollout group, scored: ``advantages`` are 0 where a candidate is masked."""
+    """One rollout group, scored: ``advantages`` are 0 where a candidate is masked.
+
+    ``featurizer`` is that of the item index with which the group was made, so that the ratio compares like with like.
+    """
 
     context: Context
+    featurizer: Featurizer
     codes: npt.NDArray[np.int64]  # (G, K)
     log_probs_old: npt.NDArray[np.float32]  # (G, K), of the behaviour policy
     advantages: npt.NDArray[np.float32]  # (G,)
@@ -55,7 +59,8 @@ class StepMetrics:
 
 
 class TrainingStep:
-    """Holds policy and optimizer; `run` makes one step. All randomness is seeded by (seed, step), so a step is a pure
+    """Holds policy and optimizer; `run` makes one step. ``featurizer`` is that of the item index in force and may be
+    replaced between steps. All randomness is seeded by (seed, step), so a step is a pure
     function of weights, optimizer state, samples and step number."""
 
     def __init__(self, policy: EncoderDecoder, featurizer: Featurizer, settings: Settings) -> None:
@@ -92,8 +97,7 @@ class TrainingStep:
     def _reinforce(self, groups: list[RlSample], step: int, metrics: StepMetrics) -> None:
         rl = self.settings.rl
         self.policy.eval()  # dropout off: the ratio must compare like with like
-        memory = self.policy.encode(self.featurizer([g.context for g in groups]))
-        log_prob = self.policy.log_probs(memory, torch.from_numpy(np.stack([g.codes for g in groups]))).sum(-1)
+        log_prob = self._log_probs(groups)
         old = torch.from_numpy(np.stack([g.log_probs_old for g in groups])).sum(-1)
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         preference = log_prob.new_zeros(())
@@ -116,6 +120,17 @@ class TrainingStep:
         metrics.format_loss = float(form.detach()) / len(groups)
         metrics.clipped_share = float(((ratio - 1).abs() > rl.eps).float().mean())
         metrics.mean_ratio = float(ratio.mean())
+
+    def _log_probs(self, groups: list[RlSample]) -> Tensor:
+        """Log-probabilities (groups, G) by the present policy; one pass for the groups of each item index."""
+        rows: list[Tensor] = [torch.empty(0)] * len(groups)
+        for featurizer in dict.fromkeys(group.featurizer for group in groups):
+            where = [k for k, group in enumerate(groups) if group.featurizer is featurizer]
+            memory = self.policy.encode(featurizer([groups[k].context for k in where]))
+            codes = torch.from_numpy(np.stack([groups[k].codes for k in where]))
+            for k, row in zip(where, self.policy.log_probs(memory, codes).sum(-1), strict=True):
+                rows[k] = row
+        return torch.stack(rows)
 
     @staticmethod
     def _gradient_norm(gradients: list[Tensor | None]) -> float:

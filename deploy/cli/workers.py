@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("trainer")(trainer)
     app.command("rollout")(rollout)
     app.command("reward")(reward)
+    app.command("tokenizer")(tokenizer)
 
 
 @topics.command("create")
@@ -55,6 +56,11 @@ def reward(
 ) -> None:
     """Run the reward service of a run; its address goes to RUN/ready/reward.json."""
     _become("reward_service", run_folder, "--port", str(port))
+
+
+def tokenizer(run_folder: RunFolderOption) -> None:
+    """Run the online tokenizer of a run: follows new items and publishes index snapshots."""
+    _become("tokenizer_job", run_folder)
 
 
 def _become(worker: str, run_folder: Path, *more: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from common.content import Content
 from common.messages import Impression, Item, Label, Session, User
 from common.session_log import LogManifest, LogWriter
 from deploy.data.tables import Row, read_csv, read_json_lines, require_files
@@ -38,7 +38,7 @@ def import_amazon(folder: Path, out: Path, on_progress: Callable[[str], None] = 
         raise ValueError(
             f"{folder / CONTENT} must have a row for every item up to {max(content_rows) + 1}, got {vectors.shape}"
         )
-    content: npt.NDArray[np.float32] = vectors[content_rows].astype(np.float32)
+    content = Content.of(vectors[content_rows])
     sessions = _sessions(folder / INTERACTIONS)
     users = (User(user_id=user) for user in sorted({session.user_id for session in sessions}))
     manifest = LogWriter(out, "amazon", Label.CLICK, []).write(items, users, sessions, content)

@@ -1,20 +1,23 @@
-"""Replays a session log onto the topic ``sessions``, as fast as possible or at a multiple of real time.
+"""Replays a session log onto the topics ``sessions`` and ``items``, as fast as possible or at a multiple of real time.
 
-Consumes: a log folder. Produces: one record per session, keyed and partitioned by its user, stamped with its own time.
+Consumes: a log folder. Produces: one record per session, keyed and partitioned by its user, and one per item that is
+published from the first replayed day on, all stamped with their own times and in that order.
 Waits for: the broker's acknowledgements, and the clock when paced. Unblocked by: the producer's timeout.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from common.messages import Session
-from common.session_log import SessionLog
+from common.messages import ItemEvent, Session
+from common.session_log import DAY_MS, SessionLog
 from common.stream import Producer, StreamError, partition_of, topic_name
 
 END_FILE = "replay.json"
@@ -36,7 +39,8 @@ def replay(
     on_progress: Callable[[str], None] = lambda _: None,
     timeout_s: float = 30.0,
 ) -> dict[int, int]:
-    """Send the sessions of the days ``first_day..last_day``; returns each partition's last acknowledged offset (-1: none).
+    """Send the sessions of the days ``first_day..last_day`` and the items published since; returns each session
+    partition's last acknowledged offset (-1: none). Items published after the last session follow at the end.
 
     ``speed`` 0 sends as fast as possible, 1 in real time, 3600 an hour in a second. With a run folder, its
     ``replay.json`` then tells readers where the finite log ends; it is absent until everything is acknowledged.
@@ -50,15 +54,16 @@ def replay(
     if run_folder is not None:
         (run_folder / END_FILE).unlink(missing_ok=True)
     topic = topic_name(prefix, "sessions")
-    sent, day = 0, -1
+    sent, items, day = 0, 0, -1
     producer = Producer(bootstrap, timeout_s)
     try:
         for batch in _batches(log, (first_day, last_day), speed):
-            _deliver(producer, topic, partitions, batch)
-            sent += len(batch)
-            if log.day_of(batch[-1].time_ms) != day:
-                day = log.day_of(batch[-1].time_ms)
-                on_progress(f"replaying day {day}, {sent:,} sessions sent")
+            _deliver(producer, prefix, partitions, batch)
+            sessions = [entry for entry in batch if isinstance(entry.message, Session)]
+            sent, items = sent + len(sessions), items + len(batch) - len(sessions)
+            if sessions and log.day_of(sessions[-1].time_ms) != day:
+                day = log.day_of(sessions[-1].time_ms)
+                on_progress(f"replaying day {day}, {sent:,} sessions and {items:,} new items sent")
         ends = {p: producer.acknowledged.get((topic, p), -1) for p in range(partitions)}
     finally:
         producer.close()
@@ -66,34 +71,63 @@ def replay(
         raise ValueError(f"{log.path} has no sessions on days {first_day}..{'end' if last_day is None else last_day}")
     if run_folder is not None:
         _write_ends(run_folder, ends)
-    on_progress(f"replayed {sent:,} sessions")
+    on_progress(f"replayed {sent:,} sessions and {items:,} new items")
     return ends
 
 
-def _batches(log: SessionLog, days: tuple[int, int | None], speed: float) -> Iterator[list[Session]]:
-    """Sessions that are due, in batches of at most `BATCH`; sleeps until the next one is due."""
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A message and when it happened."""
+
+    time_ms: int
+    message: Session | ItemEvent
+
+    def place(self, partitions: int) -> tuple[str, int, bytes]:
+        """Topic, partition and key."""
+        if isinstance(self.message, Session):
+            user = self.message.user_id
+            return "sessions", partition_of(user, partitions), str(user).encode()
+        return "items", 0, str(self.message.item.item_id).encode()
+
+
+def _entries(log: SessionLog, days: tuple[int, int | None]) -> Iterator[_Entry]:
+    sessions = (_Entry(session.time_ms, session) for session in log.sessions(*days))
+    return heapq.merge(sessions, _new_items(log, days[0]), key=lambda entry: entry.time_ms)
+
+
+def _new_items(log: SessionLog, first_day: int) -> Iterator[_Entry]:
+    """Items published since the first replayed day, with their content vectors, by time."""
+    since_ms, content = log.manifest.day0_ms + first_day * DAY_MS, log.content()
+    rows = [(item.publish_ms, row, item) for row, item in enumerate(log.items()) if item.publish_ms >= since_ms]
+    for time_ms, row, item in sorted(rows, key=lambda entry: entry[:2]):
+        vectors = [] if content is None else content.tokens[row][content.mask[row]].tolist()
+        yield _Entry(time_ms, ItemEvent(item=item, content=vectors))
+
+
+def _batches(log: SessionLog, days: tuple[int, int | None], speed: float) -> Iterator[list[_Entry]]:
+    """What is due, in batches of at most `BATCH`; sleeps until the next message is due."""
     clock = _Clock(speed)
-    batch: list[Session] = []
-    for session in log.sessions(*days):
-        wait = clock.ahead_s(session.time_ms)
+    batch: list[_Entry] = []
+    for entry in _entries(log, days):
+        wait = clock.ahead_s(entry.time_ms)
         if batch and (wait > TICK_S or len(batch) == BATCH):
             yield batch
             batch = []
-            wait = clock.ahead_s(session.time_ms)
+            wait = clock.ahead_s(entry.time_ms)
         if wait > TICK_S:
             time.sleep(wait)
-        batch.append(session)
+        batch.append(entry)
     if batch:
         yield batch
 
 
-def _deliver(producer: Producer, topic: str, partitions: int, batch: list[Session]) -> None:
+def _deliver(producer: Producer, prefix: str, partitions: int, batch: list[_Entry]) -> None:
     """Send a batch until the broker has all of it: what a failure leaves unsure is sent again (readers drop repeats)."""
     for attempt in range(ATTEMPTS):
         try:
-            for session in batch:
-                key = str(session.user_id).encode()
-                producer.send(topic, session.to_bytes(), partition_of(session.user_id, partitions), key, session.time_ms)
+            for entry in batch:
+                name, partition, key = entry.place(partitions)
+                producer.send(topic_name(prefix, name), entry.message.to_bytes(), partition, key, entry.time_ms)
             producer.flush()
             return
         except StreamError:

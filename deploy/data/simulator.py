@@ -12,16 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
+from common.content import Content
 from common.messages import Events, Impression, Item, Label, Session, User
 from common.session_log import DAY_MS, LogManifest, LogWriter
 from common.settings import Settings
 from deploy.data.simulator_cascade import Exposures, run_cascade
-from deploy.data.simulator_world import BUCKETS, TREE, World, duration_bucket, new_world, normalised
+from deploy.data.simulator_world import BUCKETS, TREE, WIDTH, World, duration_bucket, new_world, normalised
 
 DAY0_MS = 19_723 * DAY_MS
 """Log day 0: Monday 2024-01-01, UTC."""
 CATALOGUE_AGE_DAYS = 30
 MAX_DURATION_R2 = 0.2
+VIEW_NOISE = 0.1
 MIN_MATCH_R2 = 0.3
 STATIC_FIELDS = ["age", "gender", "activity"]
 
@@ -48,9 +50,20 @@ def simulate(settings: Settings, out: Path, on_progress: Callable[[str], None] =
     writer = LogWriter(out, "simulator", Label.LONG_VIEW, STATIC_FIELDS)
     users = _users(world, exposures.rows(0, log_from))
     sessions = _sessions(exposures.rows(log_from, len(exposures)))
-    manifest = writer.write(_items(world), users, sessions, world.vectors, world.arrays())
+    content = Content.of(content_tokens(world, size.content_tokens, settings.seed))
+    manifest = writer.write(_items(world), users, sessions, content, world.arrays())
     on_progress(f"wrote {manifest.sessions:,} sessions with {manifest.impressions:,} impressions to {out}")
     return manifest
+
+
+def content_tokens(world: World, tokens: int, seed: int) -> np.ndarray:
+    """What a frozen encoder would give of each item (N, tokens, W): noisy linear views, or the vector itself if one."""
+    if tokens == 1:
+        return world.vectors[:, None]
+    rng = np.random.default_rng((seed, tokens))
+    views = rng.normal(size=(tokens, WIDTH, WIDTH)) / WIDTH**0.5
+    seen = np.einsum("nw,twv->ntv", world.vectors, views)
+    return np.asarray(seen + VIEW_NOISE * rng.normal(size=seen.shape), np.float32)
 
 
 def _first_of_day0(exposures: Exposures) -> int:

@@ -91,6 +91,7 @@ def loop_details(statistics: RunStatistics, restarts: dict[str, int]) -> dict[st
         "groups": f"{counters.get('requests.sent', 0):,} asked, {outcomes.get('trained', 0):,} trained, {dropped:,} dropped",
         "legality": f"{100 * sum(legal) / len(legal):.1f} %" if legal else "-",
         "version": str(step["version"]),
+        "item index": str(step["index_version"]),
         "dead letters": str(counters.get("sessions.rejected", 0)),
     }
     again = ", ".join(f"{name} {count}" for name, count in restarts.items() if count)

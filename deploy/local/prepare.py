@@ -22,25 +22,9 @@ SAY_EVERY_S = 2.0
 
 def prepare_log(run: RunFolder, say: Say) -> dict[str, Any]:
     """Simulate, import, or link the session log into the run folder."""
-    kind, path = run.source["kind"], Path(run.source["path"])
-    if kind == "log":
-        from common.session_log import SessionLog
+    from deploy.data.sources import make_log
 
-        SessionLog.open(path)
-        if not run.log.is_symlink():
-            run.log.symlink_to(path, target_is_directory=True)
-    elif kind == "simulate":
-        from deploy.data.simulator import simulate
-
-        simulate(run.settings, run.log, say)
-    elif kind == "kuairand":
-        from deploy.data.kuairand import import_kuairand
-
-        import_kuairand(path, run.log, say)
-    else:
-        from deploy.data.amazon import import_amazon
-
-        import_amazon(path, run.log, say)
+    make_log(run.source, run.settings, run.log, say)
     return {}
 
 
@@ -50,7 +34,7 @@ def tokenize(run: RunFolder, say: Say) -> dict[str, Any]:
     from tokenizer_job.job import build_index
 
     settings = run.settings
-    index = build_index(SessionLog.open(run.log), settings, run.path, settings.split.warm_days, say)
+    index = build_index(SessionLog.open(run.log), settings, run.path, settings.split.warm_days, say).index
     return {"items": len(index), "version": index.version}
 
 

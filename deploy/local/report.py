@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.item_index import read_note, snapshot_path, versions
 from common.session_log import LogManifest, SessionLog
 from deploy.local.run_folder import RunFolder, read_json
 from deploy.local.statistics import Line, RunStatistics
@@ -38,6 +39,7 @@ def build_report(run: RunFolder) -> Tree:
         "samples": _samples(counters, steps),
         "groups": _groups(counters, groups),
         "parameters": {"published": state.get("versions"), "used": _used(statistics.batches)},
+        "index": _index(run, steps, groups),
         "staleness": _staleness(groups),
         "parity": _parity(groups),
         "legality": _course(groups, "legal_share"),
@@ -108,6 +110,20 @@ def _used(batches: list[Line]) -> dict[str, list[int]]:
     for line in batches:
         used[line["actor"]].add(line["version"])
     return {actor: sorted(used[actor]) for actor in sorted(used)}
+
+
+def _index(run: RunFolder, steps: list[Line], groups: list[Line]) -> Tree:
+    """Item index snapshots: what was published, what the trainer had in force, what groups were made with."""
+    published = versions(run.index) if run.index.exists() else []
+    drift = read_note(snapshot_path(run.index, published[-1])).get("drift") if published else None
+    used = Counter(line["index_version"] for line in groups if line["outcome"] == TRAINED)
+    return {
+        "published": published or None,
+        "in_force": sorted({step["index_version"] for step in steps}) or None,
+        "groups_trained": {str(version): used[version] for version in sorted(used)},
+        "new_items": (drift["items"] if drift else 0) if published else None,
+        "drift": drift,
+    }
 
 
 def _staleness(groups: list[Line]) -> Tree:

@@ -33,6 +33,9 @@ def _rows(report: Tree) -> Iterator[tuple[str, str]]:
     yield "versions published", ", ".join(map(str, report["parameters"]["published"] or [])) or "—"
     for actor, versions in report["parameters"]["used"].items():
         yield f"  used by {actor}", ", ".join(map(str, versions))
+    index = report["index"]
+    in_force = ", ".join(map(str, index["in_force"] or [])) or "—"
+    yield "item index", f"{_number(index['new_items'])} new items, versions in force: {in_force}{_drift(index['drift'])}"
     staleness = report["staleness"]
     yield "staleness (versions)", f"max {_number(staleness['max'])}; groups: {_map(staleness['histogram'])}"
     yield "parity", f"mean |ratio - 1| {_number(report['parity']['mean_abs_ratio_error'], '.1e')}"
@@ -52,6 +55,12 @@ def _rows(report: Tree) -> Iterator[tuple[str, str]]:
     )
     yield "dead letters", _number(report["dead_letters"]["count"])
     yield "restarts", _map(report["restarts"])
+
+
+def _drift(drift: Tree | None) -> str:
+    if not drift or not drift["items"] or not drift["reference"]:
+        return ""
+    return f"; residual norm of new items {_number(drift['residual_norm'] / drift['reference'], '.2f')} of the catalogue's"
 
 
 def _retrieval(figures: Tree) -> Iterator[tuple[str, str]]:

@@ -20,9 +20,11 @@ from deploy.local.run_folder import RunFolder, read_json, write_json
 READY_S = 240.0
 MAX_RESTARTS = 5
 TICK_S = 0.5
-STOP_ORDER = ("replay", "trainer", "rollout", "reward", "redis", "kafka")
-STOP_S = {"trainer": 60.0, "rollout": 30.0}
-RESTARTED = ("trainer", "reward")
+STOP_ORDER = ("replay", "trainer", "tokenizer", "rollout", "reward", "redis", "kafka")
+STOP_S = {"trainer": 60.0, "tokenizer": 60.0, "rollout": 30.0}
+WORKERS = {"trainer": "trainer", "tokenizer": "tokenizer_job", "rollout": "rollout"}
+"""Workers that need nothing but the run folder, and their packages."""
+RESTARTED = ("trainer", "tokenizer", "reward")
 """Workers that go on where they were when they are started again; anything else that dies ends the run."""
 
 
@@ -68,11 +70,11 @@ class Stack:
         reward = self._start_reward()
         endpoints = {"run": name, "kafka": self.kafka, "prefix": prefix, "reward": reward}
         write_json(self.run.endpoints, endpoints)
-        for worker in ("trainer", "rollout"):
-            self._start(worker, [sys.executable, "-m", worker, "--run-folder", str(self.run.path)])
-        ready = [self.run.ready_file(worker) for worker in ("trainer", "rollout")]
-        workers = [self.children[name] for name in ("trainer", "rollout", "reward")]
-        wait_until(lambda: all(file.exists() for file in ready), READY_S, "trainer and rollout fleet", workers)
+        for worker, package in WORKERS.items():
+            self._start(worker, [sys.executable, "-m", package, "--run-folder", str(self.run.path)])
+        ready = [self.run.ready_file(worker) for worker in WORKERS]
+        workers = [self.children[name] for name in (*WORKERS, "reward")]
+        wait_until(lambda: all(file.exists() for file in ready), READY_S, "trainer, tokenizer and rollout fleet", workers)
 
     def start_replay(self) -> None:
         """Put the log's stream days on Kafka."""

@@ -29,10 +29,10 @@ from deploy.local.statistics import RunStatistics
 PREPARATION: list[tuple[str, list[list[str]]]] = [
     ("session log", [["log"]]),
     ("semantic IDs", [["tokenize"]]),
-    ("pre-training and preference model", [["pretrain"], ["reward", "baselines"]]),
+    ("pre-training and preference model", [["pretrain"], ["reward"]]),
 ]
 JUDGEMENT: list[tuple[str, list[list[str]]]] = [
-    ("evaluation before and after", [["before"], ["after"]]),
+    ("evaluation before and after", [["before", "baselines"], ["after"]]),
     ("comparison", [["compare"]]),
 ]
 
@@ -94,7 +94,7 @@ def _lanes(run: RunFolder, view: View, phases: list[tuple[str, list[list[str]]]]
 
 
 def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> None:
-    view.phase("starting trainer, fleet and reward service")
+    view.phase("starting trainer, tokenizer, fleet and reward service")
     stack.start_workers()
     view.phase("streaming")
     stack.start_replay()

@@ -8,7 +8,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from common import metrics
 
-NAME = re.compile(r"onerec_(trainer|rollout|reward)(_[a-z]+)+_(total|seconds|nats|number|versions|records|norm|ratio)")
+NAME = re.compile(
+    r"onerec_(trainer|rollout|reward|tokenizer)(_[a-z]+)+_(total|seconds|nats|number|versions|records|norm|ratio)"
+)
 Metric = Counter | Gauge | Histogram
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.content import Content
 from common.messages import Events, Impression, Item, Label, Session, User
 from common.session_log import DAY_MS, LogManifest, LogWriter, SessionLog
 
@@ -16,7 +17,7 @@ def session(name: str, time_ms: int, user: int = 1, size: int = 1) -> Session:
     return Session(session_id=name, user_id=user, time_ms=time_ms, impressions=impressions)
 
 
-def write(path: Path, sessions: list[Session], content: np.ndarray | None = None, offset: int = 0) -> LogManifest:
+def write(path: Path, sessions: list[Session], content: Content | None = None, offset: int = 0) -> LogManifest:
     items = [Item(item_id=7, tags=[1, 2], title="ü"), Item(item_id=3)]
     users = [
         User(
@@ -29,7 +30,7 @@ def write(path: Path, sessions: list[Session], content: np.ndarray | None = None
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     sessions = [session("a", NOON), session("b", NOON + 5, user=9, size=3)]
     content = np.arange(6, dtype=np.float32).reshape(2, 3)
-    manifest = write(tmp_path / "log", sessions, content)
+    manifest = write(tmp_path / "log", sessions, Content.of(content))
     log = SessionLog.open(tmp_path / "log")
     assert log.manifest == manifest
     assert (manifest.items, manifest.users, manifest.sessions, manifest.impressions) == (2, 1, 2, 4)
@@ -40,7 +41,17 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert list(log.sessions()) == sessions
     read = log.content()
     assert read is not None
-    np.testing.assert_array_equal(read, content)
+    np.testing.assert_array_equal(read.tokens, content[:, None])
+
+
+def test_items_may_have_several_content_vectors_or_none(tmp_path: Path) -> None:
+    content = Content.of_lists([[[1.0, 2.0], [3.0, 4.0]], []], 2)
+    write(tmp_path / "log", [session("a", NOON)], content)
+    read = SessionLog.open(tmp_path / "log").content()
+    assert read is not None
+    np.testing.assert_array_equal(read.tokens, content.tokens)
+    np.testing.assert_array_equal(read.mask, [[True, True], [False, False]])
+    np.testing.assert_array_equal(read.pooled(), [[2.0, 3.0], [0.0, 0.0]])
 
 
 def test_bytes_depend_on_the_messages_only(tmp_path: Path) -> None:
@@ -75,8 +86,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         write(tmp_path / "log", [session("a", NOON), session("b", NOON - 1)])
     with pytest.raises(ValueError, match="has no sessions"):
         write(tmp_path / "log", [])
-    with pytest.raises(ValueError, match=r"one row per item \(2\), got shape \(3, 3\)"):
-        write(tmp_path / "log", [session("a", NOON)], np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"one row per item \(2\), got 3"):
+        write(tmp_path / "log", [session("a", NOON)], Content.of(np.zeros((3, 3))))
     assert list(tmp_path.iterdir()) == []
 
 

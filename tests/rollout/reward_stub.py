@@ -73,7 +73,12 @@ class RewardStub:
             self._hook(request, handler.client_address[1])
         reply = self.script.pop(0) if self.script else Reply()
         self._released.wait(reply.delay_s)
-        scores = ScoreResponse(reward_version=reply.version, p_score=scores_of(request.item_ids), towers={})
+        scores = ScoreResponse(
+            reward_version=reply.version,
+            index_version=request.index_version,
+            p_score=scores_of(request.item_ids),
+            towers={},
+        )
         body = reply.body or (scores.to_bytes() if reply.status == 200 else b"scripted failure")
         try:
             handler.send_response(reply.status)

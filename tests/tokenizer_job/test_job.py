@@ -13,50 +13,13 @@ from common.context import DAY_MS
 from common.item_index import ItemIndex, latest_index
 from common.messages import Events, Impression, Item, Label, Session, User
 from common.session_log import LogWriter, SessionLog
-from common.settings import Settings, load_settings
+from tests.tokenizer_job.tiny_log import FIRST_ID, ITEMS, USERS, make_sessions, small, write_log
 from tokenizer_job.events import TrainingEvents
 from tokenizer_job.job import build_index
-from tokenizer_job.quantizers.rq_kmeans import RqKmeans
+from tokenizer_job.quantizers import load_quantizer
+from tokenizer_job.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
-ITEMS, USERS, DAYS = 120, 30, 3
-FIRST_ID = 1000
-UNKNOWN_ID = 7
-Sessions = list[Session]
-
-
-def make_items() -> list[Item]:
-    return [
-        Item(item_id=FIRST_ID + 2 * i, author_id=1 + i % 20, tags=[i % 7, 50 + i % 3][: 1 + i % 2], duration_ms=1000 * i)
-        for i in reversed(range(ITEMS))
-    ]
-
-
-def make_users() -> list[User]:
-    rng = np.random.default_rng(1)
-    drawn = (FIRST_ID + 2 * rng.integers(0, ITEMS - 10, (USERS, 20))).tolist()
-    zeros = [0] * 20
-    return [
-        User(user_id=u, history=Events(item_id=ids, time_ms=zeros, play_ms=zeros, duration_ms=zeros, labels=[1] * 20))
-        for u, ids in enumerate(drawn)
-    ]
-
-
-def make_sessions(seed: int = 2) -> Sessions:
-    rng = np.random.default_rng(seed)
-    sessions = []
-    for day in range(DAYS):
-        for user in range(USERS):
-            time_ms = day * DAY_MS + 1000 * user
-            items = [UNKNOWN_ID, *(FIRST_ID + 2 * rng.integers(0, ITEMS - 10, 5)).tolist()]
-            shown = [Impression(item_id=i, time_ms=time_ms, labels=int(rng.integers(0, 2))) for i in items]
-            sessions.append(Session(session_id=f"{day}-{user}", user_id=user, time_ms=time_ms, impressions=shown))
-    return sessions
-
-
-def write_log(path: Path, sessions: Sessions) -> SessionLog:
-    LogWriter(path, "test", int(Label.CLICK), []).write(make_items(), make_users(), sessions)
-    return SessionLog.open(path)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +27,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> SessionLog:
     return write_log(tmp_path_factory.mktemp("tokenizer") / "log", make_sessions())
 
 
-def small(*more: str) -> Settings:
-    widths = ["tokenizer.collaborative_width=16", "tokenizer.content_width=8"]
-    return load_settings(overrides=["policy.codes=16", *widths, *more])
-
-
 def test_every_item_of_the_catalogue_is_indexed_and_saved(log: SessionLog, tmp_path: Path) -> None:
     said: list[str] = []
-    index = build_index(log, small(), tmp_path, 2, said.append)
+    index = build_index(log, small(), tmp_path, 2, said.append).index
     assert said
     by_id = {item.item_id: item for item in log.items()}
     assert index.item_ids.tolist() == sorted(by_id)
@@ -83,30 +41,30 @@ def test_every_item_of_the_catalogue_is_indexed_and_saved(log: SessionLog, tmp_p
     loaded = ItemIndex.load(latest_index(tmp_path / "index"))
     np.testing.assert_array_equal(loaded.sids, index.sids)
     assert (tmp_path / "tokenizer" / "report.json").is_file()
-    model = RqKmeans.load(tmp_path / "tokenizer" / "codebooks.safetensors")
+    model = load_quantizer(tmp_path / "tokenizer" / "quantizer.safetensors")
     np.testing.assert_array_equal(model.encode(index.vectors)[:, :2], index.sids[:, :2])
 
 
 def test_without_dedup_the_sids_are_those_of_the_codebooks(log: SessionLog, tmp_path: Path) -> None:
-    index = build_index(log, small("tokenizer.dedup=none", "policy.levels=2"), tmp_path, 2)
-    model = RqKmeans.load(tmp_path / "tokenizer" / "codebooks.safetensors")
+    index = build_index(log, small("tokenizer.dedup=none", "policy.levels=2"), tmp_path, 2).index
+    model = load_quantizer(tmp_path / "tokenizer" / "quantizer.safetensors")
     # Rows of the index are in another order than at the fit, which may move nothing but a tie.
     np.testing.assert_array_equal(model.encode(index.vectors), index.sids)
 
 
 def test_the_days_after_training_change_nothing(log: SessionLog, tmp_path: Path) -> None:
-    first = build_index(log, small(), tmp_path / "a", 2)
+    first = build_index(log, small(), tmp_path / "a", 2).index
     changed = make_sessions()[: 2 * USERS] + make_sessions(seed=9)[2 * USERS :]
-    second = build_index(write_log(tmp_path / "log", changed), small(), tmp_path / "b", 2)
+    second = build_index(write_log(tmp_path / "log", changed), small(), tmp_path / "b", 2).index
     assert first.tokenizer_version == second.tokenizer_version
     for name in ("sids", "vectors", "popularity"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    third = build_index(write_log(tmp_path / "other", make_sessions(seed=9)), small(), tmp_path / "c", 2)
+    third = build_index(write_log(tmp_path / "other", make_sessions(seed=9)), small(), tmp_path / "c", 2).index
     assert third.tokenizer_version != first.tokenizer_version
 
 
 def test_items_that_nobody_met_are_indexed_from_their_content(log: SessionLog, tmp_path: Path) -> None:
-    index = build_index(log, small(), tmp_path, 2)
+    index = build_index(log, small(), tmp_path, 2).index
     unmet = index.rows(FIRST_ID + 2 * np.arange(ITEMS - 10, ITEMS))
     assert (np.linalg.norm(index.vectors[unmet, :16], axis=1) > 0.99).all()
     assert not index.popularity[unmet].any()
@@ -128,6 +86,42 @@ def test_popularity_prefers_positive_and_recent_events(tmp_path: Path) -> None:
     assert list(zip(events.user.tolist(), ids[events.row].tolist(), strict=True)) == [(1, 4), (1, 3), (1, 5), (1, 4), (2, 3)]
 
 
+def test_each_users_last_events_can_be_held_out(log: SessionLog) -> None:
+    ids = np.array([item.item_id for item in log.items()])
+    whole, cut = TrainingEvents.read(log, ids, None), TrainingEvents.read(log, ids, None, held_out=2)
+    for user in range(USERS):
+        assert cut.row[cut.user == user].tolist() == whole.row[whole.user == user][:-2].tolist()
+
+
+def test_items_that_are_published_later_are_left_to_the_online_job(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", make_sessions(), published=100, content=True)
+    index = build_index(log, small(), tmp_path / "two", 2).index
+    assert index.item_ids.tolist() == [FIRST_ID + 2 * i for i in range(100)]
+    assert len(build_index(log, small(), tmp_path / "all", None).index) == ITEMS
+
+
+@pytest.mark.parametrize("more", ["tokenizer.method=balanced", "tokenizer.dedup=append_level", "tokenizer.method=rq_vae"])
+def test_every_method_gives_items_ids_of_their_own_and_reads_back(log: SessionLog, tmp_path: Path, more: str) -> None:
+    result = build_index(log, small(more, "tokenizer.rq_vae.epochs=3"), tmp_path, 2)
+    sids = result.index.sids
+    for sid in sids:  # shared only under a prefix with more items than codes
+        under = sids[(sids[:, :-1] == sid[:-1]).all(1), -1]
+        assert (under == sid[-1]).sum() == 1 or len(under) > result.index.codes
+    assert result.index.levels == 3
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    assert loaded.card == result.tokenizer.card
+    vectors = np.asarray(result.index.vectors)
+    np.testing.assert_array_equal(loaded.quantizer.encode(vectors), result.tokenizer.quantizer.encode(vectors))
+
+
+def test_an_aligned_tokenizer_encodes_again_what_it_was_fitted_on(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", make_sessions(), content=True)
+    result = build_index(log, small("tokenizer.vectors=aligned"), tmp_path, 2)
+    vectors = Tokenizer.load(tmp_path / "tokenizer").encoder.encode(log.items(), log.content())
+    rows = result.index.rows([item.item_id for item in log.items()])
+    np.testing.assert_allclose(vectors, result.index.vectors[rows], atol=1e-5)
+
+
 def refuse_negative_days(log: SessionLog, folder: Path) -> None:
     build_index(log, small(), folder, -1)
 
@@ -139,7 +133,7 @@ def refuse_too_many_codes(log: SessionLog, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (refuse_negative_days, "train_days and held_out must be at least 0"),
+        (refuse_negative_days, "train_days must be at least 0, got -1"),
         (refuse_too_many_codes, "120 distinct points for 512 codes"),
     ],
 )

@@ -14,7 +14,7 @@ from common.messages import NO_ITEM, RolloutGroup, RolloutRequest, Sampler, deco
 from common.policy import build_policy, load_weights
 from common.settings import Settings
 from common.stream import LogReader, Producer
-from tests.trainer.tiny_run import TinyRun, tiny_index
+from tests.trainer.tiny_run import TinyRun, grown_index
 from trainer.checkpoint import committed, policy_blob
 
 
@@ -67,7 +67,7 @@ class FakeFleet:
         self._thread.join()
 
     def _serve(self) -> None:
-        settings, index = self.run.settings, tiny_index()
+        settings = self.run.settings
         partitions = dict.fromkeys(range(settings.stream.partitions), 0)
         reader = LogReader(self.run.kafka, self.run.topic("rollout-requests"), partitions, 10.0)
         producer = Producer(self.run.kafka, 10.0)
@@ -76,7 +76,7 @@ class FakeFleet:
             for record in reader.poll(50, 0.05):
                 request = decode(RolloutRequest, record.value)
                 assert isinstance(request, RolloutRequest), request
-                version = committed(checkpoints)[-1]
+                index, version = grown_index(request.index_version), committed(checkpoints)[-1]
                 value = answer(request, version, policy_blob(checkpoints, version), settings, index).to_bytes()
                 for _ in range(1 + record.offset % 2):
                     producer.send(self.run.topic("rollout-groups"), value, 0)

@@ -12,7 +12,7 @@ IDENTITY = Identity(
     prefix="p",
     partitions={"sessions": 2},
     logs={"sessions": "c/t"},
-    index_version=1,
+    tokenizer_version="t",
     settings_digest="d",
     machine="m",
     torch="t",
@@ -29,6 +29,7 @@ def make(step: int) -> Checkpoint:
         sessions={0: step, 1: 7},
         groups={0: 3},
         frontier=frontier.state(),
+        indexes=[1, 2],
         versions=[0, step],
         counters={"sessions.consumed": step},
     )

@@ -13,11 +13,13 @@ from common.policy import build_policy, to_blob
 from common.stream import Record
 from tests.trainer.fake_fleet import answer
 from tests.trainer.test_record_buffer import ListReader
-from tests.trainer.tiny_run import stream_sessions, tiny_index, tiny_settings
+from tests.trainer.tiny_run import grown_index, stream_sessions, tiny_index, tiny_settings
 from trainer.batches import BatchBuilder
 from trainer.checkpoint import CheckpointError, Identity
 from trainer.frontier import Frontier
 from trainer.groups import GroupJudge, group_line
+from trainer.indexes import Indexes
+from trainer.journal import JournalError, SettledGroup
 from trainer.loop import to_request
 from trainer.parity import MAX_PARITY_ERROR, Snapshots
 from trainer.record_buffer import RecordBuffer
@@ -29,7 +31,15 @@ from trainer.step import TrainingStep
 torch.set_num_threads(1)
 TOPIC = "p.sessions"
 IDENTITY = Identity(
-    run="r", prefix="p", partitions={}, logs={}, index_version=1, settings_digest="d", machine="m", torch="t", threads=1
+    run="r",
+    prefix="p",
+    partitions={},
+    logs={},
+    tokenizer_version="t",
+    settings_digest="d",
+    machine="m",
+    torch="t",
+    threads=1,
 )
 Change = Callable[[RolloutGroup], RolloutGroup]
 
@@ -62,7 +72,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         run.frontier.request(draft.position, draft.asked)
         buffers = [RecordBuffer(ListReader([], {0: 0})) for _ in range(2)]
         endpoints = Endpoints(run="r", kafka="", prefix="p")
-        opened = OpenRun(tmp_path, settings, endpoints, index, history, run, *buffers)
+        index.save(tmp_path / "index" / "000001")
+        indexes = Indexes(tmp_path / "index", settings.policy, [])
+        opened = OpenRun(tmp_path, settings, endpoints, indexes, history, run, *buffers)
         blob = to_blob(build_policy(settings.policy, 5))
 
         def blob_of(version: int) -> bytes:
@@ -70,8 +82,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
                 raise CheckpointError("gone")
             return blob
 
-        judge = GroupJudge(opened, Snapshots(training.featurizer, blob_of))
+        judge = GroupJudge(opened, Snapshots(blob_of))
         yield Scene(opened, judge, answer(to_request(draft, IDENTITY, index, TOPIC), 5, blob, settings, index))
+        indexes.close()
 
 
 def test_an_honest_group_is_trained_with_the_context_of_its_request(scene: Scene) -> None:
@@ -122,7 +135,7 @@ def out_of_range(group: RolloutGroup) -> RolloutGroup:
         (changed(parameter_version=0), "trained", True),  # one version behind
         (changed(parameter_version=3), "unknown_version", True),
         (changed(digest="other"), "digest_mismatch", True),
-        (changed(index_version=2), "invalid", True),
+        (changed(index_version=2), "index_gone", True),
         (changed(tokenizer_version="other"), "invalid", True),
         (out_of_range, "invalid", True),
         (mislabelled, "invalid", True),
@@ -172,10 +185,26 @@ def test_recalling_gives_the_sample_that_was_judged(scene: Scene) -> None:
 
 
 def test_parity_tells_another_versions_numbers(scene: Scene) -> None:
-    settings, index = scene.opened.settings, scene.opened.index
-    other = to_blob(build_policy(settings.policy, 6))
-    snapshots = Snapshots(Featurizer(settings.policy, index), lambda _: other)
+    other = to_blob(build_policy(scene.opened.settings.policy, 6))
+    snapshots = Snapshots(lambda _: other)
     arrays = np.array(scene.group.codes), np.array(scene.group.log_probs, np.float32)
-    context = scene.judge.judge(scene.record(scene.group), set()).sample
-    assert context is not None
-    assert snapshots.parity_error(1, context.context, *arrays) > MAX_PARITY_ERROR
+    sample = scene.judge.judge(scene.record(scene.group), set()).sample
+    assert sample is not None
+    assert snapshots.parity_error(1, sample.context, sample.featurizer, *arrays) > MAX_PARITY_ERROR
+
+
+def test_a_group_is_judged_and_trained_by_the_index_it_was_made_with(scene: Scene) -> None:
+    folder = scene.opened.folder / "index"
+    grown_index(2).save(folder / "000002")
+    scene.opened.indexes.go_to(2)
+    sample = scene.judge.judge(scene.record(scene.group), set()).sample
+    assert sample is not None
+    assert sample.featurizer.index.version == 1
+    grown_index(3).save(folder / "000003")
+    scene.opened.indexes.go_to(3)
+    assert scene.outcome(scene.group) == "index_gone"
+    settled = SettledGroup(record=(0, 5), request=(0, 3), outcome="trained")
+    with pytest.raises(JournalError, match="index 1, which is gone"):
+        scene.judge.recall(settled, scene.record(scene.group))
+    with pytest.raises(JournalError, match="item index 1 is needed"):
+        scene.opened.indexes.go_to(1)

@@ -15,7 +15,7 @@ import torch
 from common.messages import RolloutRequest, Session, decode
 from common.stream import LogReader
 from tests.trainer.fake_fleet import FakeFleet
-from tests.trainer.tiny_run import TinyRun, stream_sessions
+from tests.trainer.tiny_run import ITEMS, TinyRun, grown_index, stream_sessions
 from trainer import checkpoint as ck
 from trainer.__main__ import train
 from trainer.checkpoint import Checkpoint, CheckpointError
@@ -203,6 +203,50 @@ def test_groups_are_trained_once_and_a_killed_run_equals_the_retraining_of_its_j
     again = final(run)
     assert again.policy == end.policy
     assert again.state == end.state
+
+
+def test_a_new_index_is_adopted_between_two_steps_and_again_at_the_same_step_after_a_kill(
+    tmp_path: Path, kafka: str
+) -> None:
+    """New items train nothing until a snapshot knows them; the journal says from which step on one does."""
+    run = TinyRun.make(tmp_path / "index", kafka, "stream.partitions=1", "rl.rate=1", "trainer.drain_s=20")
+    sessions = stream_sessions(800, items=ITEMS + 4)
+    fleet = FakeFleet(run)
+
+    def send_until(version: int) -> dict[int, int]:
+        """A batch at a time, so that there is a step to adopt the snapshot at."""
+        while sessions:
+            ends = run.send([sessions.pop(0) for _ in range(4)], end=False)
+            wait_for_steps(run, (ends[0] + 1) // 4)
+            if f'"index_version":{version}' in (run.folder / "journal.jsonl").read_text():
+                return ends
+        raise AssertionError(f"index {version} was never adopted")
+
+    try:
+        trainer = start(run)
+        send_until(1)
+        grown_index(2).save(run.folder / "index" / "000002")
+        send_until(2)
+        kill(trainer, run)
+        (run.folder / "index" / "000003").mkdir()  # a snapshot that was never committed
+        trainer = start(run)
+        grown_index(4).save(run.folder / "index" / "000004")
+        run.tell_end(send_until(4))
+        assert trainer.wait(60) == 0
+    finally:
+        fleet.close()
+    end = final(run)
+    assert end.state.indexes == [2, 4]
+    assert end.state.counters["indexes.adopted"] == 2
+    assert end.state.counters["groups.trained"] > 0
+
+    for path in (run.folder / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    for path in run.folder.glob("history.sqlite*"):
+        path.unlink()
+    train(run.folder, Event())
+    assert final(run).policy == end.policy
+    assert final(run).state == end.state
 
 
 def test_requests_that_a_dead_fleet_never_answers_are_given_up(tmp_path: Path, kafka: str) -> None:

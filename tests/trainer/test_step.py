@@ -28,7 +28,10 @@ def rl(policy: EncoderDecoder) -> RlSample:
     index, context = make_index(), make_context(8)
     [candidates] = GenerationEngine(policy, index, 40).generate([context])
     advantages = np.linspace(1, -1, 40).astype(np.float32)
-    return RlSample(context, candidates.codes, candidates.log_probs, advantages, index.is_legal(candidates.codes))
+    featurizer = Featurizer(TINY, index)
+    return RlSample(
+        context, featurizer, candidates.codes, candidates.log_probs, advantages, index.is_legal(candidates.codes)
+    )
 
 
 def test_steps_lower_the_loss_and_report_each_level() -> None:

@@ -40,15 +40,37 @@ def tiny_index() -> ItemIndex:
     tags, vectors = (ids % 3)[:, None], rng.normal(size=(ITEMS, 4))
     return ItemIndex.build(
         1, "t", CODES, item_ids=ids, sids=sids, author=ids % 5, tags=tags, music=ids * 0, duration_ms=ids * 0 + 9000,
-        popularity=ids * 0.5, vectors=vectors,
+        publish_ms=ids * 0, popularity=ids * 0.5, vectors=vectors,
     )  # fmt: skip
 
 
-def session(number: int, day: float, rng: np.random.Generator, user: int | None = None) -> Session:
+def grown_index(version: int) -> ItemIndex:
+    """A later snapshot: two more items per version after the first, in semantic IDs that no item had."""
+    index, ids = tiny_index(), ITEMS + np.arange(2 * (version - 1))
+    if version == 1:
+        return index
+    free = np.setdiff1d(np.arange(CODES**3), index.keys(index.sids))[: len(ids)]
+    sids = np.stack([free // CODES**2, free // CODES % CODES, free % CODES], 1)
+    zeros, vectors = ids * 0, np.ones((len(ids), 4))
+    return index.extended(
+        version,
+        item_ids=ids,
+        sids=sids,
+        author=zeros,
+        tags=zeros[:, None],
+        music=zeros,
+        duration_ms=zeros + 9000,
+        publish_ms=zeros,
+        popularity=zeros,
+        vectors=vectors,
+    )
+
+
+def session(number: int, day: float, rng: np.random.Generator, user: int | None = None, items: int = ITEMS) -> Session:
     time_ms = int(DAY0 + day * DAY_MS)
     impressions = [
         Impression(
-            item_id=int(rng.integers(ITEMS)), time_ms=time_ms + k, play_ms=int(rng.integers(1, 20_000)), duration_ms=9000,
+            item_id=int(rng.integers(items)), time_ms=time_ms + k, play_ms=int(rng.integers(1, 20_000)), duration_ms=9000,
             labels=Label.CLICK, tab=1,
         )
         for k in range(3)
@@ -57,9 +79,9 @@ def session(number: int, day: float, rng: np.random.Generator, user: int | None 
     return Session(session_id=f"s{number}", user_id=owner, time_ms=time_ms, impressions=impressions)
 
 
-def stream_sessions(count: int, seed: int = 1) -> list[Session]:
+def stream_sessions(count: int, seed: int = 1, items: int = ITEMS) -> list[Session]:
     rng = np.random.default_rng(seed)
-    return [session(n, 1 + n / count, rng) for n in range(count)]
+    return [session(n, 1 + n / count, rng, items=items) for n in range(count)]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 CONTEXT_POWER = 0.75
 
 
@@ -52,18 +53,25 @@ def ppmi(counts: sparse.csr_array) -> sparse.csr_array:
 
 
 def embed(matrix: sparse.csr_array, width: int) -> Floats:
-    """U sqrt(S) of the leading singular triplets, one row per matrix row, padded with zeros to ``width``.
-
-    Repeatable: the iteration starts from a fixed vector and every column's largest entry is made positive.
-    """
+    """U sqrt(S) of the leading singular triplets, one row per matrix row, padded with zeros to ``width``."""
+    left, values, _ = singular_vectors(matrix, width)
     vectors = np.zeros((matrix.shape[0], width), np.float32)
-    rank = min(width, min(matrix.shape) - 1)
-    if not matrix.nnz or rank < 1:
-        return vectors
-    start = np.random.default_rng(0).uniform(0.5, 1.5, min(matrix.shape))
-    left, values, _ = svds(matrix.astype(np.float64), k=rank, v0=start)
-    order = np.argsort(-values, kind="stable")
-    left, values = left[:, order], values[order]
-    largest = left[np.argmax(np.abs(left), axis=0), np.arange(rank)]
-    vectors[:, :rank] = left * np.sign(largest) * np.sqrt(np.maximum(values, 0.0))
+    vectors[:, : len(values)] = left * np.sqrt(values)
     return vectors
+
+
+def singular_vectors(matrix: sparse.csr_array, most: int) -> tuple[Doubles, Doubles, Doubles]:
+    """The leading singular triplets, at most ``most``: left (rows, r), values (r,) descending, right (columns, r).
+
+    Repeatable: the iteration starts from a fixed vector and every left column's largest entry is made positive.
+    """
+    rank = min(most, min(matrix.shape) - 1)
+    if not matrix.nnz or rank < 1:
+        return np.zeros((matrix.shape[0], 0)), np.zeros(0), np.zeros((matrix.shape[1], 0))
+    start = np.random.default_rng(0).uniform(0.5, 1.5, min(matrix.shape))
+    left, values, right = svds(matrix.astype(np.float64), k=rank, v0=start)
+    order = np.argsort(-values, kind="stable")
+    left, right = left[:, order], right.T[:, order]
+    found: Doubles = np.maximum(values[order], 0.0, dtype=np.float64)
+    sign = np.sign(left[np.argmax(np.abs(left), axis=0), np.arange(rank)])
+    return left * sign, found, right * sign

@@ -1,6 +1,6 @@
 """Item vectors: a collaborative and a content part side by side, each of length 1 times its weight.
 
-Shape legend: N items, d_c and d_t widths of the two parts.
+Shape legend: N items, S items that users have met, c and w widths of the two parts.
 """
 
 from __future__ import annotations
@@ -15,28 +15,23 @@ NEIGHBOURS = 10
 CHUNK = 1024
 
 
-def join_vectors(collaborative: Floats, content: Floats, collaborative_weight: float, content_weight: float) -> Floats:
-    """The vectors (N, d_c + d_t) that are tokenised.
-
-    An item that no user has met (a zero collaborative row) takes the mean of the collaborative vectors of its nearest
-    neighbours in content, so that it shares its leading codes with items like it instead of with all other new items.
-    """
-    collaborative = fill_unseen(unit_rows(collaborative), content)
+def join(collaborative: Floats, content: Floats, collaborative_weight: float, content_weight: float) -> Floats:
+    """The vectors (N, c + w) that are quantised, from parts with rows of length 1 or 0."""
     return np.concatenate([collaborative_weight * collaborative, content_weight * content], axis=1).astype(np.float32)
 
 
-def fill_unseen(collaborative: Floats, content: Floats) -> Floats:
-    """Give zero rows the normalised mean of the `NEIGHBOURS` seen items most like them in content (cosine).
+def neighbours_mean(content: Floats, seen_content: Floats, seen_collaborative: Floats) -> Floats:
+    """What behaviour would tell of items (N, w) that nobody met: the mean (N, c) of the `NEIGHBOURS` most like them.
 
-    Rows stay zero where nothing is known of an item's content, or where no item has been seen.
+    With it a new item shares its leading codes with items like it, instead of with all other new items. Of length 1;
+    zero where nothing is known of an item's content, or nothing has been seen. Likeness is the cosine of content (S, w).
     """
-    seen = np.flatnonzero(collaborative.any(1) & content.any(1))
-    unseen = np.flatnonzero(~collaborative.any(1) & content.any(1))
-    filled = collaborative.copy()
-    if not len(seen):
-        return filled
-    for chunk in np.array_split(unseen, -(-len(unseen) // CHUNK) or 1):
-        likeness = content[chunk] @ content[seen].T
+    mean = np.zeros((len(content), seen_collaborative.shape[1]), np.float32)
+    known = np.flatnonzero(content.any(1))
+    if not len(seen_content):
+        return mean
+    for chunk in np.array_split(known, -(-len(known) // CHUNK) or 1):
+        likeness = content[chunk] @ seen_content.T
         nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :NEIGHBOURS]
-        filled[chunk] = unit_rows(collaborative[seen[nearest]].mean(1))
-    return filled
+        mean[chunk] = unit_rows(seen_collaborative[nearest].mean(1))
+    return mean

@@ -71,6 +71,7 @@ def test_every_shipped_benchmark_states_its_claim() -> None:
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     is_told(tmp_path, "bench", "nothing", about="benchmark 'nothing' does not exist; benchmarks: ")
     is_told(tmp_path, "bench", about="benchmark '' does not exist")
+    is_told(tmp_path, "bench", "tokenizer-quality", "--data", "absent", about="absent is not an Amazon reviews folder")
 
 
 def test_it_has_help(tmp_path: Path) -> None:

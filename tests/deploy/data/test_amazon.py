@@ -67,7 +67,7 @@ def test_items_carry_category_levels_brand_and_their_own_vector(log: SessionLog)
     assert (third.tags, third.category) == ([], "")
     content = log.content()
     assert content is not None
-    np.testing.assert_array_equal(content, np.arange(12, dtype=np.float32).reshape(3, 4))
+    np.testing.assert_array_equal(content.tokens[:, 0], np.arange(12, dtype=np.float32).reshape(3, 4))
 
 
 def test_a_user_whose_days_run_backwards_keeps_the_order_of_positions(tmp_path: Path) -> None:

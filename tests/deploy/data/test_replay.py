@@ -1,14 +1,17 @@
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from common.messages import Impression, Session, decode
+from common.content import Content
+from common.messages import Impression, Item, ItemEvent, Session, decode
 from common.session_log import DAY_MS, LogWriter, SessionLog
-from common.stream import LogReader, Producer, Record, StreamError, create_topics, partition_of, topic_name
+from common.stream import TOPICS, LogReader, Producer, Record, StreamError, create_topics, partition_of, topic_name
 from deploy.data.replay import replay
 
 NOON = 20_000 * DAY_MS + DAY_MS // 2
@@ -24,22 +27,37 @@ def prefix(kafka: str) -> str:
     return name
 
 
-def make_log(path: Path, times: list[int]) -> SessionLog:
+def make_log(path: Path, times: list[int], items: Sequence[Item] = (), content: Content | None = None) -> SessionLog:
     sessions = [
         Session(session_id=f"s{k}", user_id=k % 5, time_ms=t, impressions=[Impression(item_id=k, time_ms=t)])
         for k, t in enumerate(times)
     ]
-    LogWriter(path, "test", 1, []).write([], [], sessions)
+    LogWriter(path, "test", 1, []).write(items, [], sessions, content)
     return SessionLog.open(path)
 
 
-def read(kafka: str, prefix: str, count: int) -> list[Record]:
-    topic, records = topic_name(prefix, "sessions"), list[Record]()
+def read(kafka: str, prefix: str, count: int, name: str = "sessions") -> list[Record]:
+    topic, records = topic_name(prefix, name), list[Record]()
+    partitions = TOPICS[name].count(PARTITIONS)
     deadline = time.monotonic() + TIMEOUT_S
-    with closing(LogReader(kafka, topic, dict.fromkeys(range(PARTITIONS), 0), TIMEOUT_S)) as reader:
+    with closing(LogReader(kafka, topic, dict.fromkeys(range(partitions), 0), TIMEOUT_S)) as reader:
         while len(records) < count and time.monotonic() < deadline:
             records += reader.poll(1000, 1.0)
     return records
+
+
+def test_items_published_since_the_first_day_follow_with_their_content(tmp_path: Path, kafka: str, prefix: str) -> None:
+    days = [20_000 * DAY_MS + day * DAY_MS for day in range(4)]
+    items = [Item(item_id=k, publish_ms=ms) for k, ms in enumerate([days[3] + 5, 0, days[1], days[1] - 1, days[2] + 7])]
+    content = Content.of(np.arange(20.0).reshape(5, 2, 2), np.array([[True, k % 2 == 0] for k in range(5)]))
+    log = make_log(tmp_path / "log", [NOON + day * DAY_MS for day in range(3)], items, content)
+    replay(log, kafka, prefix, PARTITIONS, first_day=1)
+    records = read(kafka, prefix, 3, "items")
+    events = [event for record in records if isinstance(event := decode(ItemEvent, record.value), ItemEvent)]
+    assert [event.item.item_id for event in events] == [2, 4, 0]  # by time, those after the last session, too
+    assert [record.timestamp_ms for record in records] == [event.item.publish_ms for event in events]
+    assert events[0].content == [[8.0, 9.0], [10.0, 11.0]]
+    assert len(read(kafka, prefix, 2)) == 2
 
 
 def test_sessions_of_the_days_arrive_keyed_partitioned_and_stamped(tmp_path: Path, kafka: str, prefix: str) -> None:

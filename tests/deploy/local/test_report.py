@@ -15,6 +15,7 @@ from deploy.local.report import build_report
 from deploy.local.report_table import report_table
 from deploy.local.run_folder import RunFolder, write_json
 from deploy.local.up import finish
+from tests.factories import make_index
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "report.md"
 PROMISED = [
@@ -27,6 +28,8 @@ PROMISED = [
     "groups.dropped",
     "parameters.published",
     "parameters.used",
+    "index.in_force",
+    "index.new_items",
     "staleness.max",
     "parity.mean_abs_ratio_error",
     "legality.first",
@@ -43,7 +46,19 @@ PROMISED = [
     "retrieval.itemknn_recall_at_50",
     "dead_letters.count",
 ]
-OPEN = {"dropped", "trained_per_version", "per_version", "used", "histogram", "steps", "up", "model_auc", "letters"}
+OPEN = {
+    "dropped",
+    "trained_per_version",
+    "per_version",
+    "groups_trained",
+    "drift",
+    "used",
+    "histogram",
+    "steps",
+    "up",
+    "model_auc",
+    "letters",
+}
 """Parts whose keys are data: reasons, versions, actors, objectives."""
 
 
@@ -51,12 +66,20 @@ def step(number: int, version: int, **more: Any) -> dict[str, Any]:
     counters = {"sessions.consumed": 4 * number, "sessions.valid": 4 * number - 1, "sessions.kept": 2 * number}
     counters |= {"sessions.rejected": 1, "requests.sent": 3}
     line = {"kind": "step", "step": number, "time_ms": 1000 * number, "seconds": 0.5, "version": version}
+    line["index_version"] = 1 + number // 4
     return line | {"targets": 10, "loss_per_level": [3.0, 2.0], "counters": counters} | more
 
 
 def group(number: int, outcome: str = "trained", **more: Any) -> dict[str, Any]:
     line = {"kind": "group", "step": number, "record": [0, number], "request": [0, number], "outcome": outcome}
-    figures = {"version": 0, "lag": number % 2, "candidates": 16, "legal_share": 0.1 * number, "mean_reward": 0.2}
+    figures = {
+        "version": 0,
+        "index_version": 1,
+        "lag": number % 2,
+        "candidates": 16,
+        "legal_share": 0.1 * number,
+        "mean_reward": 0.2,
+    }
     times = {"requested_to_produced_ms": 50, "generated_ms": 20.0, "scored_ms": 10.0, "produced_to_trained_ms": 5}
     return line | figures | times | {"actor": "a", "parity_error": 1e-6, "preference": True} | more
 
@@ -79,6 +102,8 @@ def finished(run: RunFolder) -> RunFolder:
     write_json(run.checkpoints / "00000005" / "state.json", state)
     write_json(run.checkpoints / "00000005" / "COMMITTED", {})
     _write_evaluation(run)
+    drift = {"reference": 0.5, "items": 7, "residual_norm": 0.6, "empty_share": 0.9}
+    make_index().save(run.index / "000001", {"drift": drift})
     write_json(run.path / "dead_letters.json", {"count": 1, "letters": [{"reason": "user_id: Field required"}]})
     write_json(run.path / "timing.json", {"duration_s": 7.0, "phases_s": {"streaming": 5.0}})
     return run
@@ -121,6 +146,8 @@ def test_a_report_counts_every_step_and_group_once(finished: RunFolder) -> None:
     assert report["groups"]["trained_per_version"] == {"0": 3, "4": 1}
     assert report["staleness"] == {"max": 1, "histogram": {"0": 1, "1": 3}}
     assert report["parameters"] == {"published": [0, 4, 5], "used": {"a": [0, 4], "b": [0]}}
+    assert (report["index"]["published"], report["index"]["in_force"]) == ([1], [1, 2])
+    assert (report["index"]["new_items"], report["index"]["groups_trained"]) == (7, {"1": 4})
     assert report["legality"]["first"] == pytest.approx(0.1)
     assert report["legality"]["last"] == pytest.approx(0.5)
     assert report["latency_ms"]["version_to_actor"]["p50"] == 300
@@ -144,6 +171,8 @@ def test_what_could_not_be_had_is_null(run: RunFolder) -> None:
         "parity.mean_abs_ratio_error",
         "legality.first",
         "dead_letters.count",
+        "index.in_force",
+        "index.new_items",
     ):
         assert report[key] is None, key
     assert report["retrieval.recall_at_10"] is None

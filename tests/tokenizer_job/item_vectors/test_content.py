@@ -1,11 +1,13 @@
-"""Content vectors from given embeddings and from attributes."""
+"""Content vectors from given embeddings and from attributes, of the first catalogue and of items that come later."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from common.content import Content
 from common.messages import Item
-from tokenizer_job.item_vectors.content import attributes, content_vectors, reduce_width, unit_rows
+from tokenizer_job.item_vectors.content import AttributeContent, GivenContent, fit_content, unit_rows
 
 
 def item(item_id: int, author: int = 0, tags: tuple[int, ...] = (), music: int = 0) -> Item:
@@ -19,19 +21,17 @@ def test_attributes_hold_only_values_that_items_share() -> None:
         item(2, author=7, tags=(2, 2)),
         item(3),
     ]
-    matrix = attributes(items).toarray()  # columns: author 5, tag 1, tag 2
-    half = 0.5**0.5
-    np.testing.assert_allclose(matrix, [[1, half, half], [1, half, 0], [0, 0, 1], [0, 0, 0]])
+    assert AttributeContent.fit(items, 2).values.tolist() == [[0, 5], [2, 1], [2, 2]]  # author 5, tags 1 and 2
 
 
 def test_one_number_means_different_things_as_author_and_music() -> None:
-    matrix = attributes([item(0, author=5), item(1, author=5), item(2, music=5), item(3, music=5)]).toarray()
-    assert (matrix @ matrix.T).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    items = [item(0, author=5), item(1, author=5), item(2, music=5), item(3, music=5)]
+    assert AttributeContent.fit(items, 2).values.tolist() == [[0, 5], [1, 5]]
 
 
 def test_items_with_equal_attributes_have_equal_vectors_of_length_one() -> None:
-    items = [item(i, author=1 + i % 4, tags=(i % 3,)) for i in range(24)]
-    vectors = content_vectors([*items, item(24)], None, 6)
+    items = [*(item(i, author=1 + i % 4, tags=(i % 3,)) for i in range(24)), item(24)]
+    vectors = fit_content(items, None, 6)(items, None)
     likeness = vectors @ vectors.T
     np.testing.assert_allclose(likeness.diagonal()[:24], 1.0, atol=1e-5)
     for a in range(24):
@@ -41,20 +41,41 @@ def test_items_with_equal_attributes_have_equal_vectors_of_length_one() -> None:
     assert not vectors[24].any()
 
 
+def test_an_items_vector_does_not_depend_on_those_it_comes_with() -> None:
+    items = [item(i, author=1 + i % 5, tags=(i % 3, 7 + i % 2)) for i in range(30)]
+    encoder = fit_content(items, None, 8)
+    late = [item(99, author=3, tags=(1,)), item(98, author=77, tags=(2, 55)), item(97, author=77)]
+    together = encoder([*items[:3], *late], None)
+    np.testing.assert_allclose(encoder(items, None)[:3], together[:3], atol=1e-6)
+    for k, one in enumerate(late):
+        np.testing.assert_allclose(encoder([one], None)[0], together[3 + k], atol=1e-6)
+    assert together[4].any()  # one shared tag is enough
+    assert not together[5].any()  # nothing of it is known
+
+
 def test_wide_given_vectors_keep_their_leading_directions() -> None:
     rng = np.random.default_rng(0)
     plane = rng.normal(size=(50, 2))
-    wide = (plane @ rng.normal(size=(2, 20)) + 3).astype(np.float32)
-    reduced = reduce_width(wide, 4)
+    wide = unit_rows((plane @ rng.normal(size=(2, 20)) + 3).astype(np.float32))
+    vectors = GivenContent.fit(Content.of(wide), 4)([], Content.of(wide))
     centred = wide - wide.mean(0)
-    np.testing.assert_allclose(reduced @ reduced.T, centred @ centred.T, atol=1e-3)
-    assert content_vectors([item(i) for i in range(50)], wide, 4).shape == (50, 4)
+    spectrum = np.linalg.svd(centred, compute_uv=False)
+    expected = unit_rows(centred)
+    np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=2 * spectrum[4] / spectrum[0] + 0.05)
 
 
 def test_narrow_given_vectors_are_normalised_and_padded() -> None:
-    given = np.array([[3, 4], [0, 0]], np.float32)
-    expected = np.array([[0.6, 0.8, 0], [0, 0, 0]])
-    np.testing.assert_allclose(content_vectors([item(0), item(1)], given, 3), expected, atol=1e-6)
+    given = Content.of(np.array([[3, 4], [0, 0]], np.float32))
+    encoder = GivenContent.fit(given, 3)
+    np.testing.assert_allclose(encoder([], given), np.array([[0.6, 0.8, 0], [0, 0, 0]]), atol=1e-6)
+
+
+def test_content_of_another_width_is_refused() -> None:
+    encoder = GivenContent.fit(Content.of(np.ones((2, 3))), 4)
+    with pytest.raises(ValueError, match="width 3, as at the fit, got width 5"):
+        encoder([], Content.of(np.ones((2, 5))))
+    with pytest.raises(ValueError, match="got none"):
+        encoder([], None)
 
 
 def test_unit_rows_keep_zero_rows() -> None:
