@@ -1,0 +1,209 @@
+"""An index of 10 million items builds in 2 minutes and 4 GiB, looks up a million keys a second, and swaps within 10 ms.
+
+The keys are random, half of them legal, none looked up twice, on one core, through the public methods of a memory-mapped
+snapshot. The value is `ItemIndex.head_items` in batches of 4096 (8 users x 512 candidates); the rival is a plain binary
+search over the same arrays. The swap: a thread looks up keys in a loop while `IndexFollower` loads the next snapshot behind
+it; its longest iteration is measured, with and without the time in which the kernel ran something else on its core.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.harness import BenchResult, Claim, Floor, Race, race, seconds
+from benchmarks.index_build import CODES, LEVELS, SNAPSHOTS, TAGS, WIDTH
+from common.item_index import IndexFollower, ItemIndex, snapshot_path
+from common.messages import NO_ITEM
+
+ITEMS = 10_000_000
+KEYS = 1 << 20
+"""Keys looked up in one measurement."""
+BATCH, READER_BATCH = 4096, 512
+IDLE_S, AFTER_S = 1.0, 0.5
+"""How long the reader is watched before a snapshot appears, and after it was taken up."""
+MINUTES, GIB, KEYS_PER_S, STALL_MS = 2.0, 4.0, 1e6, 10.0
+Codes = npt.NDArray[np.int32]
+Say = Callable[[str], None]
+Lookup = Callable[[npt.NDArray[Any]], object]
+
+
+def run(data: Path, on_progress: Say) -> BenchResult:  # noqa: ARG001 - the catalogue is synthetic
+    """Build, look up and swap 10 million items; takes minutes and 12 GB of temporary disk."""
+    return measure(ITEMS, KEYS, 3, on_progress)
+
+
+def measure(items: int, keys: int, rounds: int, on_progress: Say) -> BenchResult:
+    """The benchmark for any number of items; ``rounds`` times two swaps."""
+    with tempfile.TemporaryDirectory(prefix="index-bench-") as name:
+        folder = Path(name)
+        on_progress(f"building an index of {items:,} items and saving {SNAPSHOTS} snapshots")
+        build = _build(folder, items)
+        on_progress("looking up")
+        timed, rates, floor = _lookups(ItemIndex.load(snapshot_path(folder, 1)), keys)
+        on_progress("swapping")
+        swaps = _swaps(folder, rounds)
+    return BenchResult(
+        name="index",
+        value=1e9 * timed.value / keys,
+        unit="ns per key",
+        rival=1e9 * timed.rival_value / keys,
+        ratio=timed.ratio,
+        spread=timed.spread,
+        floor=Floor(value=floor, what="one random read of the keys and, for the legal half, of bucket starts and of items"),
+        details={
+            "claims": _claims(build, rates, swaps),
+            "setting": {"items": items, "codes": CODES, "levels": LEVELS, "tags": TAGS, "vectors": f"{WIDTH} x float32"},
+            "build": build,
+            "million_keys_per_second": rates,
+            "swaps": swaps,
+        },
+    )
+
+
+def _claims(build: dict[str, float], rates: dict[str, dict[int, float]], swaps: dict[str, Any]) -> list[Claim]:
+    took = build["build_s"] + build["save_s"]
+    slowest = min(rate for by_batch in rates.values() for batch, rate in by_batch.items() if batch >= BATCH)
+    stalls = [swap["stall_ms"] for swap in swaps["swaps"]]
+    return [
+        Claim(claim="built and saved within 2 minutes", holds=took <= 60 * MINUTES, figures={"seconds": took}),
+        Claim(
+            claim="built within 4 GiB of peak resident memory, the given columns included",
+            holds=build["peak_gib"] <= GIB,
+            figures={key: build[key] for key in ("peak_gib", "columns_gib")},
+        ),
+        Claim(
+            claim=f"a million keys per second on one core, every kind of lookup, in batches of {BATCH} and more",
+            holds=slowest * 1e6 >= KEYS_PER_S,
+            figures={"slowest, million per second": slowest},
+        ),
+        Claim(
+            claim="no swap stalls a reader for 10 ms beyond its usual iteration",
+            holds=max(stalls) < STALL_MS,
+            figures={"stall_ms": stalls, "without other processes": [swap["own_stall_ms"] for swap in swaps["swaps"]]},
+        ),
+    ]
+
+
+def _build(folder: Path, items: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.index_build", str(folder), str(items)]
+    told = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, timeout=1800)
+    found: dict[str, float] = json.loads(told.stdout)
+    return found
+
+
+def _random_sids(index: ItemIndex, count: int, seed: int) -> Codes:
+    """SIDs (count, K) in random order, half of them of random items."""
+    rng = np.random.default_rng([count, seed])
+    sids = rng.integers(0, CODES, (count, LEVELS), np.int32)
+    legal = rng.permutation(count)[: count // 2]
+    sids[legal] = index.sids[rng.integers(0, len(index), len(legal))]
+    return sids
+
+
+def _plain_head_items(index: ItemIndex, sids: Codes) -> npt.NDArray[np.int64]:
+    """`ItemIndex.head_items` by one binary search over all keys, in the order given."""
+    keys = sids.astype(np.int64) @ (CODES ** np.arange(LEVELS - 1, -1, -1))
+    legal = index.trie.leaf_keys
+    at = np.minimum(np.searchsorted(legal, keys), len(legal) - 1)
+    in_range = ((sids >= 0) & (sids < CODES)).all(-1)
+    return np.where(in_range & (legal[at] == keys), index.bucket_items[index.bucket_starts[at]], NO_ITEM)
+
+
+def _lookups(index: ItemIndex, keys: int) -> tuple[Race, dict[str, dict[int, float]], float]:
+    """Ours beside the rival's, million keys per second by lookup and batch size, and the floor in ns per key."""
+    index.warm_up()
+    batches = [_random_sids(index, BATCH, seed) for seed in range(keys // BATCH)]
+    timed = race(lambda: _each(index.head_items, batches), lambda: _each(partial(_plain_head_items, index), batches))
+    rates: dict[str, dict[int, float]] = {}
+    for size in (512, BATCH, 1 << 16, keys):
+        sids = [_random_sids(index, size, seed) for seed in range(max(1, keys // size))]
+        rng = np.random.default_rng(size)
+        ids = [rng.integers(0, int(1.25 * index.item_ids[-1]), size) for _ in sids]  # two ids in five are known
+        lookups: list[tuple[Lookup, Sequence[npt.NDArray[Any]]]] = [
+            (index.head_items, sids), (index.leaves, sids), (index.is_legal, sids), (index.rows, ids)
+        ]  # fmt: skip
+        for lookup, given in lookups:
+            took = seconds(partial(_each, lookup, given))
+            rates.setdefault(lookup.__name__, {})[size] = size * len(given) / took / 1e6
+    return timed, rates, 1e9 * seconds(partial(_touch, index, keys)) / keys
+
+
+def _each(lookup: Lookup, batches: Sequence[npt.NDArray[Any]]) -> None:
+    for batch in batches:
+        lookup(batch)
+
+
+def _touch(index: ItemIndex, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for array, reads in ((index.trie.leaf_keys, count), (index.bucket_starts, count // 2), (index.bucket_items, count // 2)):
+        array[rng.integers(0, len(array), reads)].max()
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Looks up batches with the current snapshot and keeps how long each iteration took, ms: (wall, without others)."""
+
+    follower: IndexFollower
+    batches: list[Codes]
+
+    def until(self, done: Callable[[], bool]) -> npt.NDArray[np.float64]:
+        """Iterate until something is done."""
+        out, turn = [], 0
+        began, waited = time.perf_counter(), _run_queue_s()
+        while not done():
+            self.follower.current.head_items(self.batches[turn % len(self.batches)])
+            turn += 1
+            now, then = time.perf_counter(), _run_queue_s()
+            out.append((now - began, now - began - (then - waited)))
+            began, waited = now, then
+        return 1e3 * np.array(out)
+
+    def for_s(self, duration_s: float) -> npt.NDArray[np.float64]:
+        """Iterate for a while."""
+        end = time.perf_counter() + duration_s
+        return self.until(lambda: time.perf_counter() > end)
+
+
+def _run_queue_s() -> float:
+    """Seconds in which this thread could have run, but its core ran something else."""
+    return int(Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()[1]) / 1e9
+
+
+def _swaps(folder: Path, rounds: int) -> dict[str, Any]:
+    """Longest iterations around each swap, beyond the median of an iteration when nothing happens."""
+    swaps = [swap for _ in range(rounds) for swap in _round(folder)]
+    return {"reader_batch": READER_BATCH, "swaps": swaps}
+
+
+def _round(folder: Path) -> Iterator[dict[str, float]]:
+    """Snapshots appear one after the other; the second swap lets the first snapshot go."""
+    hidden = {version: snapshot_path(folder, version).rename(folder / f"later-{version}") for version in (2, 3)}
+    follower = IndexFollower(folder)
+    reader = _Reader(follower, [_random_sids(follower.current, READER_BATCH, seed) for seed in range(200)])
+    try:
+        for version, path in hidden.items():
+            idle = reader.for_s(IDLE_S)
+            path.rename(snapshot_path(folder, version))
+            began = time.perf_counter()
+            loading = reader.until(follower.poll)
+            took = time.perf_counter() - began
+            stalls = np.concatenate([loading, reader.for_s(AFTER_S)]).max(0) - np.median(idle, 0)
+            yield {
+                "stall_ms": float(stalls[0]), "own_stall_ms": float(stalls[1]), "usual_ms": float(np.median(idle[:, 0])),
+                "longest_idle_ms": float(idle[:, 0].max()), "load_s": took, "lookups_meanwhile": len(loading),
+            }  # fmt: skip
+    finally:
+        follower.close()
