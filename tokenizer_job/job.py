@@ -2,7 +2,7 @@
 
 Consumes: a session log (catalogue, content, initial histories, sessions of the training days).
 Produces: ``tokenizer/`` (the frozen tokenizer, report.json, report.html) and ``index/000001/`` in the given folder.
-A long alignment leaves its state in ``tokenizer/alignment/`` and goes on from there when the job is started again.
+A job that takes long keeps what it has in ``tokenizer/`` and goes on from there when it is started again.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def build_index(
     ids = np.array([item.item_id for item in items], np.int64)
     events = TrainingEvents.read(log, ids, train_days, held_out)
     encoder, vectors = _fit_encoder(items, content, events, settings, folder / "tokenizer" / "alignment", on_progress)
-    quantizer, nearest, sids = tokenise(vectors, settings, on_progress)
+    quantizer, nearest, sids = tokenise(vectors, settings, on_progress, folder / "tokenizer" / "levels.safetensors")
     card = TokenizerCard(
         version=quantizer.fingerprint(),
         method=quantizer.method,
@@ -121,11 +121,13 @@ def catalogue(log: SessionLog, train_days: int | None) -> tuple[list[Item], Cont
     return items, content
 
 
-def tokenise(vectors: Floats, settings: Settings, on_progress: Say) -> tuple[Quantizer, Codes, Codes]:
+def tokenise(
+    vectors: Floats, settings: Settings, on_progress: Say = lambda _: None, resume: Path | None = None
+) -> tuple[Quantizer, Codes, Codes]:
     """A quantizer fitted on the vectors, the codes it gives them, and their SIDs (N, K) after the dedup of the settings."""
     policy, tokenizer = settings.policy, settings.tokenizer
     appended = tokenizer.dedup == "append_level"
-    fitted = fit_quantizer(vectors, tokenizer, policy.codes, policy.levels - appended, settings.seed, on_progress)
+    fitted = fit_quantizer(vectors, tokenizer, policy.codes, policy.levels - appended, settings.seed, on_progress, resume)
     if appended:
         return fitted.quantizer, fitted.sids, append_level(fitted.sids, policy.codes)
     if tokenizer.dedup == "next_best":

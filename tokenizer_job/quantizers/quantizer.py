@@ -17,6 +17,7 @@ from common.settings import TokenizerSettings
 from tokenizer_job.quantizers.balanced import fit_balanced
 from tokenizer_job.quantizers.codebooks import Codes, Floats, ResidualCodebooks
 from tokenizer_job.quantizers.kmeans import fit_kmeans
+from tokenizer_job.quantizers.levels_file import LevelsFile
 from tokenizer_job.quantizers.rq_kmeans import Lloyd, fit_rq_kmeans
 from tokenizer_job.quantizers.rq_vae import RqVae, fit_rq_vae
 
@@ -72,8 +73,12 @@ def fit_quantizer(
     levels: int,
     seed: int,
     on_progress: Callable[[str], None] = lambda _: None,
+    resume: Path | None = None,
 ) -> Fitted:
     """Fit the quantizer that the settings name on item vectors (N, d).
+
+    ``resume``, a file: RQ-Kmeans keeps every finished level there while it runs, and an interrupted fit goes on from it to
+    the same codebooks.
 
     Raises:
         ValueError: a vector is not finite, or there are fewer distinct vectors (or residuals of a level) than codes.
@@ -85,7 +90,20 @@ def fit_quantizer(
         quantizer = fit_rq_vae(vectors, codes, levels, tokenizer.rq_vae, seed, on_progress)
     else:
         lloyd = choose_lloyd(tokenizer.backend)
-        quantizer = fit_rq_kmeans(vectors, codes, levels, tokenizer.iterations, seed, lloyd=lloyd, on_progress=on_progress)
+        kept = LevelsFile(resume, vectors, f"{codes} {tokenizer.iterations} {seed} {lloyd.__name__}") if resume else None
+        quantizer = fit_rq_kmeans(
+            vectors,
+            codes,
+            levels,
+            tokenizer.iterations,
+            seed,
+            lloyd=lloyd,
+            fitted=kept.read()[:levels] if kept else (),
+            on_level=kept.write if kept else lambda _: None,
+            on_progress=on_progress,
+        )
+        if kept:
+            kept.remove()
     return Fitted(quantizer, quantizer.encode(vectors))
 
 

@@ -36,6 +36,21 @@ def test_one_seed_is_one_log_and_another_seed_another(tmp_path: Path) -> None:
     assert files[0] == files[1] != files[2]
 
 
+def test_an_encoder_may_see_several_views_of_an_item(tmp_path: Path) -> None:
+    one = settings()
+    several = one.model_copy(update={"simulator": one.simulator.model_copy(update={"content_tokens": 5})})
+    for name, given in (("one", one), ("five", several)):
+        simulate(given, tmp_path / name, lambda _: None)
+    single, views = SessionLog.open(tmp_path / "one").content(), SessionLog.open(tmp_path / "five").content()
+    assert single is not None
+    assert views is not None
+    assert (single.tokens.shape[1:], views.tokens.shape[1:]) == ((1, 64), (5, 64))
+    # Items that are alike in truth are alike in their views.
+    likeness = [np.atleast_2d(np.corrcoef(content.tokens.reshape(len(content), -1))) for content in (single, views)]
+    pairs = np.triu_indices(len(single), 1)
+    assert np.corrcoef(likeness[0][pairs], likeness[1][pairs])[0, 1] > 0.9
+
+
 def test_days_begin_after_the_histories_and_all_exist(moderate: Path) -> None:
     log = SessionLog.open(moderate)
     assert {log.day_of(s.time_ms) for s in log.sessions(last_day=5)} == set(range(6))
