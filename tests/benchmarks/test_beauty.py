@@ -20,7 +20,8 @@ def test_rows_are_in_the_order_of_the_items(tmp_path: Path) -> None:
     assert read_categories(tmp_path) == ["Soap", "Beauty > Hair", ""]
     np.save(tmp_path / "minilm_l6_v2_f16.npy", np.array([[0.5, 0.25]], np.float16))
     vectors = read_vectors(tmp_path)
-    assert (vectors.dtype, vectors.tolist()) == (np.float32, [[0.5, 0.25]])
+    assert vectors.dtype == np.float32
+    assert vectors.tolist() == [[0.5, 0.25]]
 
 
 def test_another_folder_is_told_by_name(tmp_path: Path) -> None:

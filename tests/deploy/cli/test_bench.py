@@ -71,7 +71,14 @@ def test_every_shipped_benchmark_states_its_claim() -> None:
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     is_told(tmp_path, "bench", "nothing", about="benchmark 'nothing' does not exist; benchmarks: ")
     is_told(tmp_path, "bench", about="benchmark '' does not exist")
-    is_told(tmp_path, "bench", "tokenizer-quality", "--data", "absent", about="absent is not an Amazon reviews folder")
+
+
+def test_a_missing_data_folder_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    done = CliRunner().invoke(app, ["bench", "tokenizer-quality", "--data", str(tmp_path / "absent"), "--json", str(file)])
+    assert isinstance(done.exception, ValueError)
+    assert "absent is not an Amazon reviews folder: missing" in str(done.exception)
+    assert not file.exists()
 
 
 def test_it_has_help(tmp_path: Path) -> None:
