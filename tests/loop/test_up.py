@@ -18,6 +18,7 @@ import psutil
 import pytest
 import redis
 
+from common.item_index import ItemIndex, latest_index, snapshot_path
 from common.messages import SCHEMA_VERSION
 from common.session_log import SessionLog
 from common.stream import Producer, partition_of, topic_name, wait_for_broker
@@ -98,13 +99,15 @@ def bad_messages() -> dict[str, tuple[bytes, str]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dict[str, Any], dict[str, int]]]:
-    """A run that got bad messages and lost reward service and trainer: the run, its report, the bad messages' offsets."""
+    """A run that got bad messages and lost reward service, tokenizer and trainer: the run, its report, the bad messages' offsets."""
     folder = tmp_path_factory.mktemp("up")
     up = Up.start(folder, "--report", str(folder / "report.json"))
     try:
         offsets = _inject(up)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 10)
         os.kill(read_json(up.run.processes)["reward"], signal.SIGKILL)
+        up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 20)
+        os.kill(read_json(up.run.processes)["tokenizer"], signal.SIGKILL)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 30)
         os.kill(read_json(up.run.processes)["trainer"], signal.SIGKILL)
         assert up.ended() == 0, up.output.read_text()
@@ -133,7 +136,7 @@ def test_every_session_counts_exactly_once_although_the_trainer_was_killed(
     split = up.run.settings.split
     log = SessionLog.open(up.run.log)
     streamed = [s.session_id for s in log.sessions(split.warm_days, split.warm_days + split.stream_days - 1)]
-    assert report["restarts"] == {"trainer": 1, "reward": 1}
+    assert report["restarts"] == {"trainer": 1, "tokenizer": 1, "reward": 1}
     assert report["sessions"]["valid"] == len(streamed)
     assert report["sessions"]["duplicates"] == 0
     assert report["sessions"]["consumed"] == len(streamed) + len(offsets)
@@ -174,6 +177,20 @@ def test_the_loop_closes(finished: tuple[Up, dict[str, Any], dict[str, int]]) ->
     assert len(list(up.run.report.glob("*.png"))) == 8
 
 
+def test_new_items_are_indexed_once_and_used_without_a_restart(
+    finished: tuple[Up, dict[str, Any], dict[str, int]],
+) -> None:
+    up, report, _ = finished
+    items = SessionLog.open(up.run.log).items()
+    first = ItemIndex.load(snapshot_path(up.run.index, 1))
+    newest = ItemIndex.load(latest_index(up.run.index))
+    assert 0 < len(first) < len(items) == len(newest)
+    assert report["index"]["new_items"] == len(items) - len(first)
+    assert (newest.sids[newest.rows(first.item_ids)] == first.sids).all()
+    assert report["index"]["in_force"][-1] > 1
+    assert sum(report["index"]["groups_trained"].values()) == report["groups"]["trained"]
+
+
 def test_nothing_is_left_running_and_only_the_owner_may_read(
     finished: tuple[Up, dict[str, Any], dict[str, int]],
 ) -> None:
@@ -202,7 +219,7 @@ def test_an_interrupted_run_stops_its_workers_and_leaves_existing_servers_alone(
     up = Up.start(tmp_path, "--kafka", kafka, *UNTRAINED, "--speed", "3600", environment={"ONEREC_REDIS__URL": redis_url})
     try:
         up.until(lambda: len(read_lines(up.run.path / "trainer_stats.jsonl")) >= 2)
-        assert read_json(up.run.processes).keys() == {"reward", "trainer", "rollout", "replay"}
+        assert read_json(up.run.processes).keys() == {"reward", "trainer", "tokenizer", "rollout", "replay"}
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 130
     finally:
