@@ -20,8 +20,8 @@ import xxhash
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-CHUNK_BYTES = 1 << 20
-"""Written or read, and hashed, at once; both let other threads run meanwhile."""
+CHUNK_BYTES = 32 << 20
+"""Written or read, and hashed, at once. Other threads run meanwhile; large, since between two chunks they may have to wait."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 
