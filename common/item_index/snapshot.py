@@ -21,7 +21,7 @@ import xxhash
 FORMAT = 2
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 32 << 20
-"""Written or read, and hashed, at once. Other threads run meanwhile; large, since between two chunks they may have to wait."""
+"""Written or read, and hashed, at once. Other threads run meanwhile; it is large, since between two chunks they may wait."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 
