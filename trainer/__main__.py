@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import os
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,21 +9,22 @@ from threading import Event
 
 import torch
 
-from common.metrics import serve
 from common.parameter_channel import ChannelError, Publisher
 from common.settings import load_settings
 from common.stream import Producer, StreamError
+from common.worker import run_worker, say_ready
 from trainer.journal import Journal
 from trainer.loop import Trainer
 from trainer.publishing import BackgroundPublisher, PublishError
 from trainer.resume import Endpoints, open_run
 from trainer.statistics import Statistics
 
-log = logging.getLogger("trainer")
+ERRORS = (ValueError, StreamError, ChannelError, PublishError, OSError)
 
 
 def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
     """Open a run, carry it to the end of its log (or to ``stop``), and close everything."""
+    torch.set_num_threads(1)
     settings = load_settings(folder / "settings.json")
     with ExitStack() as closing:
         endpoints, redis = Endpoints.read(folder), settings.redis
@@ -44,37 +40,9 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
         closing.callback(producer.close)
         statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl", opened.run))
         Trainer(opened, journal, producer, publisher, statistics).run(
-            stop, lambda: _say_ready(folder, endpoints.run, metrics_url)
+            stop, lambda: say_ready(folder, "trainer", run=endpoints.run, metrics=metrics_url)
         )
 
 
-def main() -> int:
-    """Parse the command line; 0 when the run's log is trained to its end or SIGTERM came, 1 on an error (one line)."""
-    parser = argparse.ArgumentParser(prog="python -m trainer", description="The streaming trainer of one run.")
-    parser.add_argument("--run-folder", type=Path, required=True, help="folder made by `onerec up`")
-    folder = parser.parse_args().run_folder
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
-    torch.set_num_threads(1)
-    stop = Event()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        train(folder, stop, f"http://127.0.0.1:{serve()}/metrics")
-    except (ValueError, StreamError, ChannelError, PublishError, OSError) as error:
-        log.error("%s: %s", type(error).__name__, error)
-        return 1
-    return 0
-
-
-def _say_ready(folder: Path, run: str, metrics_url: str) -> None:
-    path = folder / "ready" / "trainer.json"
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "run": run, "metrics": metrics_url}))
-    temporary.replace(path)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_worker("trainer", "The streaming trainer of one run.", train, ERRORS))

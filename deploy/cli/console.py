@@ -17,6 +17,14 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override one setting, e.g. --set rl.rate=0.05 (repeatable).", show_default=False
     ),
 ]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="A session log, or a KuaiRand or Amazon folder; without it sessions are simulated.",
+        show_default=False,
+    ),
+]
 RunFolderOption = Annotated[Path, typer.Option("--run-folder", help="The run folder.", show_default=False)]
 Kafka = Annotated[
     str, typer.Option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.", show_default=False)

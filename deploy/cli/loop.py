@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from common.settings import load_settings
-from deploy.cli.console import Kafka, Overrides, Profile, RunFolderOption, say
+from deploy.cli.console import Data, Kafka, Overrides, Profile, RunFolderOption, say
 
 ReportFile = Annotated[
     Path | None,
@@ -25,14 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="A session log, or a KuaiRand or Amazon folder; without it sessions are simulated.",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
     profile: Profile = "",
     overrides: Overrides = [],  # noqa: B006
     report_file: ReportFile = None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from common.settings import load_settings
-from deploy.cli.console import Overrides, Profile, say
+from deploy.cli.console import Data, Overrides, Profile, say
 
 
 class Method(StrEnum):
@@ -34,14 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def tokenize(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="A session log, or a KuaiRand or Amazon folder; without it sessions are simulated.",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for log, tokenizer, index and report.")] = Path("tokenized"),
     method: Annotated[
         Method | None, typer.Option("--method", help="The quantizer.  [default: the profile's]", show_default=False)
