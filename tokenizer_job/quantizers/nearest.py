@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 DISTANCES_AT_ONCE = 1 << 20
 """4 MiB, so that distances are still in the cache when their minimum is taken."""
 PAIRS_AT_ONCE = 1 << 14
@@ -25,16 +27,26 @@ UNIT = 2.0**-24
 
 def assign(points: Tensor, centroids: Tensor) -> Tensor:
     """Index of the nearest centroid of each point, int64 (N,); ties go to the lowest index."""
-    centre = centroids.mean(0)  # distances do not depend on the origin, but their rounding error does
-    moved = centroids - centre
-    squares = moved.double().square().sum(1).float()
-    labels = torch.empty(len(points), dtype=torch.int64)
-    rows = max(1, DISTANCES_AT_ONCE // len(centroids))
-    for start in range(0, len(points), rows):
-        chunk = points[start : start + rows]
-        row, column = _candidates(chunk - centre, moved, squares)
-        labels[start : start + rows] = torch.from_numpy(_decide(chunk, centroids, row, column))
-    return labels
+    wanted, codebook = points.numpy(), centroids.numpy()
+    centre = codebook.mean(0)  # distances do not depend on the origin, but their rounding error does
+    moved = codebook - centre
+    squares = (moved.astype(np.float64) ** 2).sum(1).astype(np.float32)
+    columns = np.ascontiguousarray(-2 * moved.T)
+    labels = np.empty(len(wanted), np.int64)
+    rows = max(1, min(len(wanted), DISTANCES_AT_ONCE // len(codebook)))
+    scratch = np.empty((rows, len(codebook)), np.float32)
+    for start in range(0, len(wanted), rows):
+        chunk = wanted[start : start + rows]
+        near = chunk - centre
+        # |x - c|^2 without |x|^2, which is the same for every centroid.
+        part = np.matmul(near, columns, out=scratch[: len(chunk)])  # numpy's product, faster than torch's on AMD
+        part += squares
+        nearest, row, column = _narrow(part, near)
+        if len(row):
+            best = _nearest_pairs(chunk, codebook, row, column)
+            nearest[row[best]] = column[best]
+        labels[start : start + rows] = nearest
+    return torch.from_numpy(labels)
 
 
 def squared_distance(points: Tensor, to: Tensor) -> Tensor:
@@ -42,42 +54,31 @@ def squared_distance(points: Tensor, to: Tensor) -> Tensor:
     return (points.double() - to.double()).square().sum(-1)
 
 
-def _candidates(points: Tensor, centroids: Tensor, squares: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pairs (row, column), ascending, of every centroid that may be the nearest of its row.
+def _narrow(part: Floats, points: Floats) -> tuple[Ints, Ints, Ints]:
+    """Each row's least entry, and pairs (row, column), ascending, of all centroids that may be the nearest of a row where
+    that is not certain. Destroys ``part``.
 
-    With S = |x| + |c| the float32 value of |c|^2 - 2 x.c is off by at most g S^2, g = (d + 8) u: d products and sums, the
-    shift of both, |c|^2, and the last sum (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). A
-    centroid competes only if it is no farther than the best one found, which bounds |c| by |x| plus that distance.
+    With S = |x| + |c| an entry is off by at most g S^2, g = (d + 8) u: d products and sums, the shift of both vectors,
+    |c|^2, and the last sum (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). A centroid competes
+    only if it is no farther than the best one found, which bounds |c| by |x| plus that distance.
     """
-    part = torch.addmm(squares, points, centroids.T, alpha=-2)
-    least = part.amin(1)
+    row = np.arange(len(part))
+    nearest = part.argmin(1)
+    least = part[row, nearest]
     error = (points.shape[1] + 8) * UNIT
-    own = points.square().sum(1)
-    reach = (2 * own.sqrt() + (least + own).clamp(min=0).sqrt()) / (1 - math.sqrt(error))
-    limit = least + 2 * error * reach.square()
-    flat = np.flatnonzero((part <= limit.unsqueeze(1)).numpy())
-    row, column = np.divmod(flat, len(centroids))
-    return row, column
+    own = np.einsum("nd,nd->n", points, points)
+    reach = (2 * np.sqrt(own) + np.sqrt(np.maximum(least + own, 0))) / (1 - math.sqrt(error))
+    limit = least + 2 * error * reach**2
+    part[row, nearest] = np.inf
+    unsure = np.flatnonzero(part[row, part.argmin(1)] <= limit)
+    part[unsure, nearest[unsure]] = least[unsure]
+    pair, column = np.nonzero(part[unsure] <= limit[unsure, None])
+    return nearest, unsure[pair], column
 
 
-def _decide(
-    points: Tensor, centroids: Tensor, row: npt.NDArray[np.int64], column: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """The nearest of each row's candidates, by float64 differences where there is more than one."""
-    first = np.flatnonzero(np.diff(row, prepend=-1))
-    assert len(first) == len(points), "every point has a candidate unless it is not finite"
-    labels = column[first]
-    pair = np.flatnonzero(np.bincount(row)[row] > 1)
-    if not len(pair):
-        return labels
-    row, column = row[pair], column[pair]
-    distance = np.concatenate(
-        [
-            squared_distance(points[row[s : s + PAIRS_AT_ONCE]], centroids[column[s : s + PAIRS_AT_ONCE]]).numpy()
-            for s in range(0, len(row), PAIRS_AT_ONCE)
-        ]
-    )
+def _nearest_pairs(points: Floats, centroids: Floats, row: Ints, column: Ints) -> Ints:
+    """For each row that occurs, the position of its pair with the least distance by float64 differences."""
+    blocks = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(row), PAIRS_AT_ONCE)]
+    distance = np.concatenate([((points[row[at]].astype(np.float64) - centroids[column[at]]) ** 2).sum(1) for at in blocks])
     order = np.lexsort((column, distance, row))
-    best = order[np.flatnonzero(np.diff(row[order], prepend=-1))]
-    labels[row[best]] = column[best]
-    return labels
+    return order[np.flatnonzero(np.diff(row[order], prepend=-1))]

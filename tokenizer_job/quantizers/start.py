@@ -1,4 +1,4 @@
-"""Where k-means starts: distinct points, spread out by k-means++ where that is affordable."""
+"""Where k-means starts: distinct points, spread out by k-means++."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer_job.quantizers.nearest import squared_distance
-
-PLUS_PLUS_LIMIT = 50_000
-"""Above this many points the start is a random choice of points instead of k-means++."""
+SAMPLE, SAMPLE_PER_CLUSTER = 20_000, 16
+"""k-means++ reads all candidates once per cluster: a random sample of this many, or this many per cluster, is enough."""
 
 
 def choose_start(points: Tensor, clusters: int, generator: torch.Generator, what: str = "k-means") -> Tensor:
@@ -21,21 +19,27 @@ def choose_start(points: Tensor, clusters: int, generator: torch.Generator, what
     Raises:
         ValueError: there are fewer distinct points than clusters; the message begins with ``what``.
     """
-    distinct = _distinct(points)
-    if len(distinct) < clusters:
+    points = points[_distinct(points)]
+    if len(points) < clusters:
         raise ValueError(
-            f"{what} has {len(distinct)} distinct points for {clusters} codes: codes must be at most {len(distinct)}"
+            f"{what} has {len(points)} distinct points for {clusters} codes: codes must be at most {len(points)}"
         )
-    if len(points) > PLUS_PLUS_LIMIT:
-        return points[distinct[torch.randperm(len(distinct), generator=generator)[:clusters]]]
+    sample = max(SAMPLE, SAMPLE_PER_CLUSTER * clusters)
+    if len(points) > sample:
+        points = points[torch.randperm(len(points), generator=generator)[:sample]]
     chosen = [int(torch.randint(len(points), (1,), generator=generator))]
-    distance = squared_distance(points, points[chosen[0]])
+    distance = _squared_distance(points, chosen[0])
     for _ in range(clusters - 1):
-        mass = distance.cumsum(0)
+        mass = distance.cumsum(0, dtype=torch.float64)
         drawn = torch.rand(1, generator=generator, dtype=torch.float64) * mass[-1]
         chosen.append(min(int(torch.searchsorted(mass, drawn, right=True)), len(points) - 1))
-        distance = torch.minimum(distance, squared_distance(points, points[chosen[-1]]))
+        distance = torch.minimum(distance, _squared_distance(points, chosen[-1]))
     return points[chosen]
+
+
+def _squared_distance(points: Tensor, row: int) -> Tensor:
+    """Of every point to one of them: float32 (N,), zero for itself."""
+    return (points - points[row]).square_().sum(1)
 
 
 def _distinct(points: Tensor) -> Tensor:
