@@ -115,7 +115,10 @@ class AlignmentSettings(Section):
     steps: Positive = 1500
     batch: Annotated[int, Field(ge=2)] = 512
     """Item pairs of a step; each other pair's second item is a negative."""
-    learning_rate: Rate = 1e-3
+    learning_rate: Rate = 3e-4
+    """Of the QFormer."""
+    caption_learning_rate: Rate = 1e-3
+    """Of the caption decoder's trained parts, which begin from nothing."""
     weight_decay: Weight = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 0.07

@@ -15,6 +15,7 @@ from common.policy.layers import Attention, FeedForward, QueryBlock, linear
 from common.settings import AlignmentSettings
 
 FFN_RATIO = 4
+SHRINKAGE = 0.1
 
 
 class QFormer(nn.Module):
@@ -27,10 +28,28 @@ class QFormer(nn.Module):
     def __init__(self, settings: AlignmentSettings, inputs: int) -> None:
         super().__init__()
         width = settings.width
-        self.content = nn.Identity() if inputs == width else linear(inputs, width, bias=True)
+        self.content = linear(inputs, width, bias=True)
         self.norm = nn.Identity() if settings.literal else nn.RMSNorm(width, eps=1e-6)
         self.queries = nn.Parameter(torch.randn(settings.queries, width) * 0.02)
         self.blocks = nn.ModuleList(_block(settings) for _ in range(settings.layers))
+
+    @torch.no_grad()
+    def start_at(self, tokens: Tensor) -> None:
+        """Initialise so that items begin as like each other as their whitened content tokens (T, inputs) are.
+
+        The content projection becomes the tokens' principal components of equal variance; the queries begin by taking
+        over what they read first, but for a rotation, and all later steps by adding nothing. (The literal form, where
+        nothing is added, takes the projection only.)
+        """
+        mean, components = _whitening(tokens, self.queries.shape[1])
+        self.content.weight.zero_()
+        self.content.weight[: len(components)] = components
+        self.content.bias.copy_(-self.content.weight @ mean)
+        for number, block in enumerate(self.blocks):
+            if isinstance(block, QueryBlock):
+                nn.init.orthogonal_(block.attention.value.weight)
+                nn.init.orthogonal_(block.attention.output.weight, 0.0 if number else 1.0)
+                nn.init.zeros_(block.ffn.down.weight)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Tokens (B, M, inputs), mask (B, M) True where there is one -> (B, Q, D); zero for an item without any token."""
@@ -47,7 +66,9 @@ class QFormer(nn.Module):
         return functional.normalize(self(tokens, mask).flatten(1))
 
 
-class _LiteralBlock(nn.Module):
+class LiteralBlock(nn.Module):
+    """A layer as the report prints it: nothing is added to what was there, and attention reads unnormalised queries."""
+
     def __init__(self, settings: AlignmentSettings) -> None:
         super().__init__()
         width = settings.width
@@ -57,11 +78,21 @@ class _LiteralBlock(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Queries (B, Q, D) over memory (B, M, D), mask (B, 1, 1, M) True where visible."""
         hidden = self.attention.attend(hidden, self.attention.keys_values(memory), mask)
         return cast(Tensor, self.dropout(self.ffn(self.norm(hidden))))
 
 
 def _block(settings: AlignmentSettings) -> nn.Module:
     if settings.literal:
-        return _LiteralBlock(settings)
+        return LiteralBlock(settings)
     return QueryBlock(settings.width, settings.heads, FFN_RATIO * settings.width, settings.dropout)
+
+
+def _whitening(tokens: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Mean (inputs,) and at most ``width`` principal directions (., inputs), each over its standard deviation."""
+    centred = tokens.double() - tokens.double().mean(0)
+    variance, directions = torch.linalg.eigh(centred.T @ centred / len(tokens))  # ascending
+    variance, directions = variance.flip(0)[:width].clamp(min=0), directions.flip(1).T[:width]
+    scale = (variance + SHRINKAGE * variance.mean()).clamp(min=1e-8).rsqrt()  # one token alone has no variance
+    return tokens.mean(0), (directions * scale[:, None]).float()

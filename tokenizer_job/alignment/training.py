@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,11 +91,16 @@ class AlignmentFit:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.qformer = QFormer(settings, content.width)
+            self.qformer.start_at(self._tokens_of_pairs())
             told = settings.caption_weight > 0 and any(text.strip() for text in captions)
             self.decoder = CaptionDecoder(settings, captions) if told else None
         self.tokens = self.decoder.token_ids(captions) if self.decoder else torch.empty(len(content), 0, dtype=torch.long)
         self.model = nn.ModuleList([self.qformer, *([self.decoder] if self.decoder else [])])
-        self.optimizer = _build_optimizer(self.model, settings)
+        self.optimizer = _build_optimizer(self.qformer, self.decoder, settings)
+
+    def _tokens_of_pairs(self) -> Tensor:
+        items = np.unique(np.concatenate([self.pairs.user_to_item, self.pairs.item_to_item]))
+        return torch.from_numpy(self.content.tokens[items][self.content.mask[items]])
 
     def run(self, on_progress: Callable[[str], None], resume: Path | None = None) -> Aligner:
         """Train from the checkpoint in ``resume``, if there is one, to the end."""
@@ -113,7 +119,7 @@ class AlignmentFit:
         rng = np.random.default_rng([self.seed, number])
         batch = self.pairs.draw(rng, self.settings.batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * _schedule(number, self.settings.steps)
+            group["lr"] = group["base_lr"] * _schedule(number, self.settings.steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**62)))
             contrast, captions = self._losses(batch, rng)
@@ -196,13 +202,13 @@ class _Meter:
         )
 
 
-def _build_optimizer(model: nn.Module, settings: AlignmentSettings) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim == 1], "weight_decay": 0.0},
-    ]
+def _build_optimizer(qformer: QFormer, decoder: CaptionDecoder | None, settings: AlignmentSettings) -> torch.optim.AdamW:
+    """AdamW, each part at its own rate (``base_lr`` is what the schedule scales); weight decay on matrices only."""
+    groups: list[dict[str, Any]] = []
+    for part, rate in ((qformer, settings.learning_rate), (decoder, settings.caption_learning_rate)):
+        trained = [parameter for parameter in part.parameters() if parameter.requires_grad] if part else []
+        for decay, chosen in ((settings.weight_decay, lambda p: p.ndim > 1), (0.0, lambda p: p.ndim == 1)):
+            groups.append({"params": list(filter(chosen, trained)), "base_lr": rate, "weight_decay": decay})
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
