@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from tokenizer_job.quantizers.nearest import assign, squared_distance
+from tokenizer_job.quantizers.nearest import assign
+from tokenizer_job.quantizers.repair import fill_empty
 
 Progress = Callable[[str], None]
 REPAIR_ROUNDS = 100
 PROGRESS_EVERY = 5
+BLOCK = 4096
 SAMPLED, EARLY_PER_CLUSTER = 4, 32
 """While centroids still travel far, every fourth point shows them the way as well as all, if those are 32 a cluster."""
 
@@ -42,7 +44,7 @@ def _iterate(points: Tensor, centroids: Tensor, steps: range, iterations: int, o
         previous, labels = labels, assign(points, centroids)
         if not repaired and torch.equal(labels, previous):
             break
-        centroids, repaired = _fill_empty(points, _means(points, labels, centroids), labels)
+        centroids, repaired = fill_empty(points, _means(points, labels, centroids), labels)
         if iteration % PROGRESS_EVERY == 0:
             on_progress(f"iteration {iteration} of {iterations}")
     return exact_means(points, labels, centroids) if len(steps) else centroids
@@ -52,7 +54,7 @@ def settle(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Put every cluster to use: the centroids, those of empty clusters moved, and the labels they give."""
     for _ in range(REPAIR_ROUNDS):
         labels = assign(points, centroids)
-        centroids, repaired = _fill_empty(points, centroids, labels)
+        centroids, repaired = fill_empty(points, centroids, labels)
         if not repaired:
             return centroids, labels
     raise ValueError(f"k-means could not put {len(centroids)} clusters to use on points this close together: lower codes")
@@ -72,29 +74,6 @@ def exact_means(points: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
     """
     counts = torch.bincount(labels, minlength=len(centroids)).unsqueeze(1)
     sums = torch.zeros(centroids.shape, dtype=torch.float64)
-    for rows in _blocks(points):
-        sums.index_add_(0, labels[rows], points[rows].double())
+    for rows in range(0, len(points), BLOCK):
+        sums.index_add_(0, labels[rows : rows + BLOCK], points[rows : rows + BLOCK].double())
     return torch.where(counts > 0, sums / counts.clamp(min=1), centroids.double()).float()
-
-
-def _fill_empty(points: Tensor, centroids: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
-    """Move each empty cluster's centroid to the farthest point of the cluster with the largest inertia."""
-    empty = torch.nonzero(torch.bincount(labels, minlength=len(centroids)) == 0).squeeze(1)
-    if not len(empty):
-        return centroids, False
-    centroids, labels = centroids.clone(), labels.clone()
-    distance = torch.cat([squared_distance(points[rows], centroids[labels[rows]]) for rows in _blocks(points)])
-    for cluster in empty:
-        inertia = torch.bincount(labels, distance, minlength=len(centroids))
-        members = torch.nonzero(labels == inertia.argmax()).squeeze(1)
-        farthest = points[members[distance[members].argmax()]]
-        centroids[cluster] = farthest
-        to_new = squared_distance(points[members], farthest)
-        labels[members[to_new < distance[members]]] = cluster
-        distance[members] = torch.minimum(distance[members], to_new)  # the next empty cluster takes a distinct point
-    return centroids, True
-
-
-def _blocks(points: Tensor) -> list[slice]:
-    """Rows whose float64 copies fit the cache."""
-    return [slice(start, start + 4096) for start in range(0, len(points), 4096)]

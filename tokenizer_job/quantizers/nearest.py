@@ -49,9 +49,10 @@ def assign(points: Tensor, centroids: Tensor) -> Tensor:
     return torch.from_numpy(labels)
 
 
-def squared_distance(points: Tensor, to: Tensor) -> Tensor:
-    """Float64 (N,); exactly zero where a point equals ``to`` (one point, or one per point)."""
-    return (points.double() - to.double()).square().sum(-1)
+def squared_distance(points: Floats, to: Floats) -> npt.NDArray[np.float64]:
+    """(N,); exactly zero where a point equals ``to`` (one point, or one per point)."""
+    difference = points.astype(np.float64) - to
+    return np.asarray(np.einsum("nd,nd->n", difference, difference))
 
 
 def _narrow(part: Floats, points: Floats) -> tuple[Ints, Ints, Ints]:

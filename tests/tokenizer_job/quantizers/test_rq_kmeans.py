@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tokenizer_job.quantizers.codebooks import Floats, ResidualCodebooks
-from tokenizer_job.quantizers.dedup import next_best
 from tokenizer_job.quantizers.rq_kmeans import fit_rq_kmeans
 
 torch.set_num_threads(1)
@@ -74,27 +73,3 @@ def test_more_codes_than_distinct_points_is_an_error_with_both_numbers() -> None
     vectors = np.repeat(clustered(5), 4, axis=0)
     with pytest.raises(ValueError, match="level 1 has 5 distinct points for 6 codes"):
         fit_rq_kmeans(vectors, codes=6, levels=2, iterations=5, seed=0)
-
-
-def test_spreading_leaves_no_shared_sid_and_touches_only_crowded_prefixes() -> None:
-    vectors = np.concatenate([clustered(500), np.repeat(clustered(3, seed=9), 5, axis=0)])
-    model = fit_rq_kmeans(vectors, codes=16, levels=3, iterations=10, seed=0)
-    sids = model.encode(vectors)
-    spread = next_best(model, vectors, sids)
-    assert len(np.unique(sids, axis=0)) < len(vectors) - 10
-    prefixes, prefix, sizes = np.unique(sids[:, :2], axis=0, return_inverse=True, return_counts=True)
-    assert (spread[:, :2] == sids[:, :2]).all()
-    for group in range(len(prefixes)):
-        rows = np.flatnonzero(prefix == group)
-        shared = np.unique(spread[rows, 2], return_counts=True)[1].max()
-        assert shared <= -(-sizes[group] // 16)
-        if len(np.unique(sids[rows, 2])) == len(rows):
-            np.testing.assert_array_equal(spread[rows], sids[rows])
-
-
-def test_spreading_chooses_the_cheapest_matching() -> None:
-    model = ResidualCodebooks(np.array([[[0.0], [100.0]], [[0.0], [4.0]]], np.float32))
-    vectors = np.array([[0.0], [1.0]], np.float32)
-    sids = model.encode(vectors)
-    assert sids.tolist() == [[0, 0], [0, 0]]
-    assert next_best(model, vectors, sids).tolist() == [[0, 0], [0, 1]]
