@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tokenizer_job.quantizers.codebooks import Codes, Floats, ResidualCodebooks, as_points
-from tokenizer_job.quantizers.dedup import next_best
 from tokenizer_job.quantizers.kmeans import Progress, fit_kmeans
 from tokenizer_job.quantizers.start import choose_start
 
@@ -98,11 +97,3 @@ def _generator(seed: int, level: int) -> torch.Generator:
 
 def _prefixed(on_progress: Progress, prefix: str) -> Progress:
     return lambda text: on_progress(f"{prefix}: {text}")
-
-
-RqKmeans = ResidualCodebooks
-
-
-def spread_last_level(model: ResidualCodebooks, vectors: Floats, sids: Codes) -> Codes:
-    """`next_best`."""
-    return next_best(model, vectors, sids)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tokenizer_job.quantizers import kmeans
 from tokenizer_job.quantizers.kmeans import fit_kmeans
 from tokenizer_job.quantizers.nearest import assign
 from tokenizer_job.quantizers.start import choose_start
@@ -78,3 +79,18 @@ def test_the_start_spreads_over_separated_groups() -> None:
     points = torch.cat([torch.randn(50, 2, generator=torch.Generator().manual_seed(g)) + 1e4 * g for g in range(5)])
     start = choose_start(points, 5, torch.Generator().manual_seed(0))
     assert sorted((start[:, 0] / 1e4).round().tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_a_quarter_of_the_points_shows_the_way_as_well_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    points = torch.randn(30, 5, generator=generator)[torch.randint(30, (4000,), generator=generator)] * 2
+    points += torch.randn(4000, 5, generator=generator)
+    start = choose_start(points, 20, generator)
+    errors = []
+    for enough in (32, len(points)):
+        monkeypatch.setattr(kmeans, "EARLY_PER_CLUSTER", enough)
+        centroids, labels = fit_kmeans(points, start, 20)
+        assert torch.equal(labels, assign(points, centroids))
+        errors.append((points - centroids[labels]).square().sum(1).mean().item())
+    assert errors[0] != errors[1]
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 from common.settings import RqVaeSettings, TokenizerSettings
 from tokenizer_job.quantizers import Quantizer, fit_quantizer, load_quantizer
 from tokenizer_job.quantizers.codebooks import Floats
+from tokenizer_job.quantizers.kmeans import fit_kmeans
+from tokenizer_job.quantizers.quantizer import choose_lloyd
 
 torch.set_num_threads(1)
 SETTINGS = {
@@ -90,3 +92,11 @@ def test_the_method_is_part_of_the_fingerprint_and_of_the_file(tmp_path: Path) -
     save_file({"codebooks": np.zeros((1, 2, 3), np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="has method none: expected rq_kmeans, balanced or rq_vae"):
         load_quantizer(tmp_path / "other.safetensors")
+
+
+def test_the_backend_is_faiss_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_lloyd("torch") is fit_kmeans
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert choose_lloyd("auto") is fit_kmeans
+    with pytest.raises(ValueError, match=r"tokenizer.backend=faiss needs faiss: pip install"):
+        choose_lloyd("faiss")
