@@ -4,12 +4,13 @@ The keys are random, half of them legal, none looked up twice, on one core, thro
 snapshot. The value is `ItemIndex.head_items` in batches of 4096 (8 users x 512 candidates); the rival is a plain binary
 search over the same arrays. The swap: a thread looks up keys in a loop while `IndexFollower` loads the next snapshot, just
 written on this machine, behind it; its longest iteration is measured, with and without the time in which its core ran
-something else. (A snapshot that has to come from a slow disk also stalls processes that have nothing to do with it.)
+something else. The stall means something only on a machine that is otherwise idle: see ``load_average_before``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ def run(data: Path, on_progress: Say) -> BenchResult:  # noqa: ARG001 - the cata
 
 def measure(items: int, keys: int, rounds: int, on_progress: Say) -> BenchResult:
     """The benchmark for any number of items; ``rounds`` times two swaps."""
+    busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="index-bench-") as name:
         folder = Path(name)
         on_progress(f"building an index of {items:,} items and saving {SNAPSHOTS} snapshots")
@@ -67,6 +69,7 @@ def measure(items: int, keys: int, rounds: int, on_progress: Say) -> BenchResult
         details={
             "claims": _claims(build, rates, swaps),
             "setting": {"items": items, "codes": CODES, "levels": LEVELS, "tags": TAGS, "vectors": f"{WIDTH} x float32"},
+            "load_average_before": busy,
             "build": build,
             "million_keys_per_second": rates,
             "swaps": swaps,
