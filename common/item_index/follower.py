@@ -71,14 +71,22 @@ class IndexFollower:
             return self._take_up()
 
     def get(self, version: int) -> ItemIndex | None:
-        """A snapshot that is held; a newer one that has been committed is loaded first and becomes current; else None."""
+        """The snapshot of a version, loaded now if it is committed but not held; None if it is gone.
+
+        A newer one becomes current. An older one, that was skipped or let go, takes the place of the previous one.
+        """
         while version > self.current.version and version not in self._refused and version in versions(self._folder):
             with self._lock:
                 self._loading = loading = self._loading or self._loader.submit(self._load, version, self.current)
             wait([loading])
             with self._lock:
                 self._take_up()
-        return self._held.get(version)
+        with self._lock:
+            held = self._held
+            if version not in held and version not in self._refused and version in versions(self._folder):
+                index = self._load(version, self.current)
+                self._held = held if index is None else {version: index, self.current.version: self.current}
+            return self._held.get(version)
 
     def close(self) -> None:
         """Stop loading. What is held stays readable."""

@@ -16,6 +16,7 @@ import pytest
 import torch
 from fastapi import FastAPI
 
+from common.item_index import prune
 from common.messages import Events, ScoreRequest, ScoreResponse, UserContext
 from reward_service.app import create_app
 from reward_service.labels import OBJECTIVES
@@ -118,7 +119,7 @@ def test_an_index_version_that_is_not_held_is_gone(run_folder: Path) -> None:
     assert "7" in reply.json()["detail"]
 
 
-def test_a_new_index_is_taken_up_and_the_one_before_the_previous_is_gone(run_folder: Path, tmp_path: Path) -> None:
+def test_a_new_index_is_taken_up_and_one_that_was_removed_is_gone(run_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(run_folder / "reward", tmp_path / "reward")
     make_index(1).save(tmp_path / "index" / "000001")
 
@@ -126,6 +127,7 @@ def test_a_new_index_is_taken_up_and_the_one_before_the_previous_is_gone(run_fol
         codes = [(await client.post("/v1/score", json=request_of([100], index_version=2))).status_code]
         for version in (2, 3):
             make_index(version).save(tmp_path / "index" / f"{version:06d}")
+            prune(tmp_path / "index", 2)
             for asked in (version, 1):
                 body = request_of([100], index_version=asked)
                 codes.append((await client.post("/v1/score", json=body)).status_code)

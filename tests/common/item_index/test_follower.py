@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.item_index import IndexFollower, ItemIndex, follower, snapshot_path
+from common.item_index import IndexFollower, ItemIndex, follower, prune, snapshot_path
 from tests.common.item_index.small_index import equal, make_index
 
 WAIT_S = 20.0
@@ -126,10 +126,23 @@ def test_a_named_version_is_loaded_at_once_if_it_is_newer(folder: Path) -> None:
         assert taken is following.current
         assert equal(taken, expected)
         assert following.get(1) is following.held[1]
-        save(folder, 3)
-        following.get(3)
-        assert following.get(1) is None
         assert following.get(0) is None
+
+
+def test_a_version_that_was_skipped_or_let_go_is_loaded_again_while_it_is_committed(folder: Path) -> None:
+    indexes = {version: save(folder, version) for version in (2, 3)}
+    with closing(IndexFollower(folder, first=1)) as following:
+        assert equal(following.get(3) or indexes[2], indexes[3])
+        assert list(following.held) == [1, 3]
+        skipped = following.get(2)
+        assert skipped is not None
+        assert equal(skipped, indexes[2])
+        assert (list(following.held), following.current.version) == ([2, 3], 3)
+        assert following.get(1) is not None
+        assert list(following.held) == [1, 3]
+        prune(folder, 1)
+        assert following.get(2) is None
+        assert list(following.held) == [1, 3]
 
 
 def test_several_threads_that_name_a_version_get_the_same_one(folder: Path) -> None:
