@@ -124,6 +124,9 @@ class AlignmentSettings(Section):
     temperature: Annotated[float, Field(gt=0)] = 0.07
     symmetric: bool = False
     """Contrast in both directions of a pair instead of one."""
+    popularity_correction: Share = 0.0
+    """How much of the log of an item's share of the pairs is taken from its logit as a negative: with 0 (the report's
+    loss) likeness is learned relative to popularity, with 1 popular items come closer to all they are paired with."""
     contrast_weight: Weight = 1.0
     caption_weight: Weight = 1.0
     caption_batch: Positive = 64

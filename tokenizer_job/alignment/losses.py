@@ -15,7 +15,9 @@ from torch.nn import functional
 Ints = npt.NDArray[np.int64]
 
 
-def info_nce(anchors: Tensor, others: Tensor, temperature: float, excluded: Tensor | None = None) -> Tensor:
+def info_nce(
+    anchors: Tensor, others: Tensor, temperature: float, excluded: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """-mean over pairs of log softmax(cos(i, j') / temperature) at j' = j; the negatives are the others' sides.
 
     Args:
@@ -23,8 +25,11 @@ def info_nce(anchors: Tensor, others: Tensor, temperature: float, excluded: Tens
         others: unit vectors (B, D) of the j.
         temperature: of the softmax.
         excluded: (B, B) True at [i, j'] that are no negatives; see `false_negatives`.
+        bias: (B,) taken from the logits of each j', for example the log of its sampling probability (Yi et al. 2019).
     """
     logits = anchors @ others.T / temperature
+    if bias is not None:
+        logits = logits - bias
     if excluded is not None:
         logits = logits.masked_fill(excluded, float("-inf"))
     return functional.cross_entropy(logits, torch.arange(len(logits)))

@@ -41,6 +41,12 @@ class Pairs:
         shares = ((self.user_to_item, first), (self.item_to_item, size - first))
         return np.concatenate([rows[rng.integers(0, len(rows), count)] for rows, count in shares if count])
 
+    def share(self, items: int) -> Floats:
+        """How much of a batch is each item, (N,); both sides of the pairs count."""
+        sources = [rows for rows in (self.user_to_item, self.item_to_item) if len(rows)]
+        counts = [np.bincount(rows.ravel(), minlength=items) / rows.size for rows in sources]
+        return np.asarray(sum(counts) / len(counts), np.float32)
+
     def known(self, items: int) -> sparse.csr_array:
         """Symmetric boolean (N, N): True for the two items of every pair."""
         left, right = np.concatenate([self.user_to_item, self.item_to_item]).T

@@ -15,7 +15,7 @@ from common.policy.layers import Attention, FeedForward, QueryBlock, linear
 from common.settings import AlignmentSettings
 
 FFN_RATIO = 4
-SHRINKAGE = 0.1
+SHRINKAGE = 0.03
 
 
 class QFormer(nn.Module):

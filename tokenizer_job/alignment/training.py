@@ -48,7 +48,7 @@ def fit_alignment(
     on_progress: Callable[[str], None] = lambda _: None,
     resume: Path | None = None,
 ) -> Aligner:
-    """Train on the content and captions (N, empty where there is none) of the items that the pairs name.
+    """Train a QFormer that begins at the whitened content of the catalogue on the pairs and their items' captions.
 
     Args:
         content: of the whole catalogue; row k is item k of the pairs.
@@ -88,19 +88,17 @@ class AlignmentFit:
         if not len(self.pairs):
             raise ValueError(f"alignment needs item pairs with content, got none of {len(pairs)} pairs")
         self.known = self.pairs.known(len(content))
+        share = torch.from_numpy(self.pairs.share(len(content)))
+        self.bias = settings.popularity_correction * share.clamp(min=1e-12).log()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.qformer = QFormer(settings, content.width)
-            self.qformer.start_at(self._tokens_of_pairs())
+            self.qformer.start_at(torch.from_numpy(content.tokens[content.mask]))
             told = settings.caption_weight > 0 and any(text.strip() for text in captions)
             self.decoder = CaptionDecoder(settings, captions) if told else None
         self.tokens = self.decoder.token_ids(captions) if self.decoder else torch.empty(len(content), 0, dtype=torch.long)
         self.model = nn.ModuleList([self.qformer, *([self.decoder] if self.decoder else [])])
         self.optimizer = _build_optimizer(self.qformer, self.decoder, settings)
-
-    def _tokens_of_pairs(self) -> Tensor:
-        items = np.unique(np.concatenate([self.pairs.user_to_item, self.pairs.item_to_item]))
-        return torch.from_numpy(self.content.tokens[items][self.content.mask[items]])
 
     def run(self, on_progress: Callable[[str], None], resume: Path | None = None) -> Aligner:
         """Train from the checkpoint in ``resume``, if there is one, to the end."""
@@ -147,9 +145,10 @@ class AlignmentFit:
         """InfoNCE of the batch (B, 2), whose items' unit vectors lie at rows ``at`` (B, 2)."""
         left, right = vectors[at[:, 0]], vectors[at[:, 1]]
         tau = self.settings.temperature
-        loss = info_nce(left, right, tau, false_negatives(batch[:, 0], batch[:, 1], self.known))
+        loss = info_nce(left, right, tau, false_negatives(batch[:, 0], batch[:, 1], self.known), self.bias[batch[:, 1]])
         if self.settings.symmetric:
-            back = info_nce(right, left, tau, false_negatives(batch[:, 1], batch[:, 0], self.known))
+            excluded = false_negatives(batch[:, 1], batch[:, 0], self.known)
+            back = info_nce(right, left, tau, excluded, self.bias[batch[:, 0]])
             loss = (loss + back) / 2
         return loss
 

@@ -32,11 +32,17 @@ def test_identical_vectors_lose_the_log_of_the_batch(batch: int) -> None:
 def test_the_sum_as_it_is_written() -> None:
     left, right, excluded = unit(4, 0), unit(4, 1), torch.zeros(4, 4, dtype=torch.bool)
     excluded[0, 2] = excluded[3, 0] = True
+    share = torch.tensor([0.1, 0.2, 0.3, 0.4])
     total = 0.0
     for i in range(4):
-        weight = [math.exp(float(left[i] @ right[j]) / 0.1) * (not excluded[i, j]) for j in range(4)]
+        weight = [math.exp(float(left[i] @ right[j]) / 0.1) / float(share[j]) * (not excluded[i, j]) for j in range(4)]
         total -= math.log(weight[i] / sum(weight)) / 4
-    assert info_nce(left, right, 0.1, excluded).item() == pytest.approx(total, rel=1e-5)
+    assert info_nce(left, right, 0.1, excluded, share.log()).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_an_equal_bias_changes_nothing() -> None:
+    left, right = unit(6, 0), unit(6, 1)
+    torch.testing.assert_close(info_nce(left, right, 0.1, bias=torch.full((6,), 0.7)), info_nce(left, right, 0.1))
 
 
 def test_an_excluded_column_gets_no_gradient_from_that_row() -> None:

@@ -89,13 +89,15 @@ def test_no_events_give_no_pairs() -> None:
     assert len(item_pairs(TrainingEvents(none, none, none, np.empty(0, np.bool_)), 4)) == 0
 
 
-def test_a_batch_takes_half_of_each_source() -> None:
+def test_a_batch_takes_half_of_each_source_and_tells_each_items_share() -> None:
     pairs = Pairs(np.array([[0, 1], [1, 2]]), np.array([[3, 4]]))
     drawn = pairs.draw(np.random.default_rng(0), 9)
     assert (drawn < 3).all(1).sum() == 4
     assert (drawn[4:] == [3, 4]).all()
+    np.testing.assert_allclose(pairs.share(6), [1 / 8, 2 / 8, 1 / 8, 1 / 4, 1 / 4, 0])
     for only in (Pairs(pairs.user_to_item, NONE), Pairs(NONE, pairs.item_to_item)):
         assert only.draw(np.random.default_rng(0), 9).shape == (9, 2)
+        assert only.share(6).sum() == pytest.approx(1)
 
 
 def test_pairs_among_allowed_items_and_what_is_known() -> None:

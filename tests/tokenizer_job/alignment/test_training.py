@@ -129,3 +129,14 @@ def test_bad_input_is_named() -> None:
         AlignmentFit(content(), captions(), none, TINY, 0)
     with pytest.raises(ValueError, match="must not both be 0"):
         AlignmentSettings(contrast_weight=0, caption_weight=0)
+
+
+def test_the_popularity_correction_acts_on_unequal_items_only() -> None:
+    ring = np.stack([np.arange(ITEMS), np.roll(np.arange(ITEMS), 4)], 1)
+    star = np.stack([np.arange(1, ITEMS), np.where(np.arange(1, ITEMS) % 2, 0, 1 + np.roll(np.arange(1, ITEMS), 4) % 50)], 1)
+    for rows, alike in ((ring, True), (star, False)):
+        losses = []
+        for correction in (0.0, 1.0):
+            settings = TINY.model_copy(update={"popularity_correction": correction})
+            losses.append(AlignmentFit(content(), NO_CAPTIONS, Pairs(rows, rows[:0]), settings, 0).step(1).contrast)
+        assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == alike
