@@ -27,11 +27,11 @@ def fit_kmeans(
 ) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from ``start`` (C, d): centroids float32 (C, d) and labels int64 (N,), every cluster in use.
 
-    There must be at least C distinct points. Where each cluster has many, the first two fifths of the iterations look at
+    There must be at least C distinct points. Where each cluster has many, the first three fifths of the iterations look at
     every fourth point only (after nested mini-batch k-means, Newling and Fleuret 2016). The labels are exactly
     ``assign(points, centroids)``.
     """
-    early = iterations * 2 // 5 if len(points) >= SAMPLED * EARLY_PER_CLUSTER * len(start) else 0
+    early = iterations * 3 // 5 if len(points) >= SAMPLED * EARLY_PER_CLUSTER * len(start) else 0
     centroids = _iterate(points[::SAMPLED].contiguous(), start, range(1, early + 1), iterations, on_progress)
     centroids = _iterate(points, centroids, range(early + 1, iterations + 1), iterations, on_progress)
     return settle(points, centroids)

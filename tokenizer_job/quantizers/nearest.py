@@ -18,8 +18,8 @@ from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-DISTANCES_AT_ONCE = 1 << 20
-"""4 MiB, so that distances are still in the cache when their minimum is taken."""
+DISTANCES_AT_ONCE = 1 << 21
+"""8 MiB, so that distances are still in the cache when their minimum is taken."""
 PAIRS_AT_ONCE = 1 << 14
 UNIT = 2.0**-24
 """Relative error of one rounding to float32."""

@@ -6,15 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SAMPLE, SAMPLE_PER_CLUSTER = 20_000, 16
-"""k-means++ reads all candidates once per cluster: a random sample of this many, or this many per cluster, is enough."""
+from tokenizer_job.quantizers.nearest import Floats, Ints
+
+SAMPLE_PER_CLUSTER = 64
+"""Of more points than this per cluster, a random sample is enough to start from."""
+BLOCK = 1024
+ROUNDS = 64
+"""Points are read once per round: beyond 64 clusters, several are drawn in a round (as in k-means||)."""
 
 
 def choose_start(points: Tensor, clusters: int, generator: torch.Generator, what: str = "k-means") -> Tensor:
     """Distinct points (clusters, d) among points (N, d).
 
     k-means++ (Arthur and Vassilvitskii 2007): each next one is drawn with probability proportional to its squared
-    distance to the nearest.
+    distance to the nearest so far; of many clusters, several at a time (Bahmani et al. 2012).
 
     Raises:
         ValueError: there are fewer distinct points than clusters; the message begins with ``what``.
@@ -24,26 +29,33 @@ def choose_start(points: Tensor, clusters: int, generator: torch.Generator, what
         raise ValueError(
             f"{what} has {len(points)} distinct points for {clusters} codes: codes must be at most {len(points)}"
         )
-    sample = max(SAMPLE, SAMPLE_PER_CLUSTER * clusters)
-    if len(points) > sample:
-        points = points[torch.randperm(len(points), generator=generator)[:sample]]
-    chosen = [int(torch.randint(len(points), (1,), generator=generator))]
-    distance = _squared_distance(points, chosen[0])
-    for _ in range(clusters - 1):
-        mass = distance.cumsum(0, dtype=torch.float64)
-        drawn = torch.rand(1, generator=generator, dtype=torch.float64) * mass[-1]
-        chosen.append(min(int(torch.searchsorted(mass, drawn, right=True)), len(points) - 1))
-        distance = torch.minimum(distance, _squared_distance(points, chosen[-1]))
+    sample = torch.randperm(len(points), generator=generator)[: SAMPLE_PER_CLUSTER * clusters]
+    points = points[sample]
+    moved = points.numpy() - points.mean(0).numpy()  # distances do not depend on the origin, but their rounding error does
+    squares = np.einsum("nd,nd->n", moved, moved)
+    chosen = new = np.zeros(1, np.int64)  # the first of a random order
+    distance = np.full(len(moved), np.inf, np.float32)
+    while len(chosen) < clusters:
+        np.minimum(distance, _squared_distance(moved, squares, new), out=distance)
+        mass = distance.cumsum(dtype=np.float64)
+        draws = min(max(1, clusters // ROUNDS), clusters - len(chosen))
+        drawn = torch.rand(draws, generator=generator, dtype=torch.float64).numpy() * mass[-1]
+        new = np.unique(np.minimum(np.searchsorted(mass, drawn, side="right"), len(moved) - 1))
+        chosen = np.concatenate([chosen, new])
     return points[chosen]
 
 
-def _squared_distance(points: Tensor, row: int) -> Tensor:
-    """Of every point to one of them: float32 (N,), zero for itself."""
-    return (points - points[row]).square_().sum(1)
+def _squared_distance(points: Floats, squares: Floats, chosen: Ints) -> Floats:
+    """Of every point to the nearest of the chosen ones (N,), zero for those."""
+    part = squares[chosen, None] - 2 * points[chosen] @ points.T
+    distance: Floats = np.maximum(part.min(0) + squares, 0)
+    distance[chosen] = 0
+    return distance
 
 
 def _distinct(points: Tensor) -> Tensor:
-    """The first row of each distinct point, ascending."""
-    rows = np.ascontiguousarray(points.numpy() + 0.0)  # + 0.0 turns -0.0 into 0.0, which has other bytes
-    _, first = np.unique(rows.view(np.dtype((np.void, rows.strides[0]))).ravel(), return_index=True)
-    return torch.from_numpy(np.sort(first))
+    """One row of each distinct point, ascending, by a hash of its bytes (two that collide count as one)."""
+    words = (points.numpy() + 0.0).view(np.uint32)  # + 0.0 turns -0.0 into 0.0, which has other bytes
+    factors = np.random.default_rng(0).integers(1, 1 << 63, points.shape[1], np.uint64)
+    keys = np.concatenate([(words[at : at + BLOCK] * factors).sum(1) for at in range(0, len(words), BLOCK)])
+    return torch.from_numpy(np.sort(np.unique(keys, return_index=True)[1]))
