@@ -103,28 +103,31 @@ class PolicySettings(Section):
 
 
 class AlignmentSettings(Section):
-    """QFormer alignment of content with behaviour (OneRec technical report, section "Tokenizer")."""
+    """QFormer alignment of content with behaviour (OneRec technical report, section "Tokenizer").
 
-    width: Annotated[int, Field(ge=8)] = 128
-    """d_t of queries and content tokens; the report uses 512."""
+    The defaults suit a catalogue of some ten thousand items; larger ones have more pairs and bear many more steps.
+    """
+
+    width: Annotated[int, Field(ge=8)] = 384
+    """d_t of queries and content tokens; the report uses 512. One narrower than the content loses some of it."""
     queries: Positive = 4
     layers: Positive = 4
     heads: Positive = 8
     literal: bool = False
     """The update as printed in the report (no residual connections) instead of pre-norm residuals."""
-    steps: Positive = 1500
+    steps: Positive = 150
     batch: Annotated[int, Field(ge=2)] = 512
     """Item pairs of a step; each other pair's second item is a negative."""
     learning_rate: Rate = 3e-4
     """Of the QFormer."""
-    caption_learning_rate: Rate = 1e-3
+    caption_learning_rate: Rate = 2e-3
     """Of the caption decoder's trained parts, which begin from nothing."""
     weight_decay: Weight = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: Annotated[float, Field(gt=0)] = 0.1
     symmetric: bool = False
     """Contrast in both directions of a pair instead of one."""
-    popularity_correction: Share = 0.0
+    popularity_correction: Share = 1.0
     """How much of the log of an item's share of the pairs is taken from its logit as a negative: with 0 (the report's
     loss) likeness is learned relative to popularity, with 1 popular items come closer to all they are paired with."""
     contrast_weight: Weight = 1.0
