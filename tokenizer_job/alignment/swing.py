@@ -16,8 +16,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 Ints = npt.NDArray[np.int64]
-CHUNK_PAIRS = 2_000_000
-"""Bound on the user pairs (counted once per item they share) that are held at a time; a larger single user goes alone."""
+Floats = npt.NDArray[np.float64]
+CHUNK = 2_000_000
+"""Bound on the matrix entries that are worked on at a time."""
 
 
 def swing(
@@ -37,16 +38,11 @@ def swing(
     """
     clicks = _clicks(user, row, items, users_per_item, clicks_per_user, seed)
     weight = 1.0 / np.sqrt(np.maximum(np.diff(clicks.indptr), 1))
-    by_item = sparse.csr_array(clicks.T)
     similarity = sparse.csr_array((items, items), dtype=np.float64)
-    for start, stop in _chunks(clicks):
-        shared = (clicks[start:stop] @ by_item).tocoo()
-        first, second = shared.row + start, shared.col
-        chosen = (second > first) & (shared.data > 1.5)
-        first, second, overlap = first[chosen], second[chosen], shared.data[chosen]
-        pair_items = clicks[first].multiply(clicks[second]).tocsr()
-        scaled = sparse.diags_array(weight[first] * weight[second] / (alpha + overlap)) @ pair_items
-        similarity += pair_items.T @ scaled
+    for first, second, overlap in _user_pairs(clicks):
+        shared = clicks[first].multiply(clicks[second]).tocsr()
+        scaled = sparse.diags_array(weight[first] * weight[second] / (alpha + overlap)) @ shared
+        similarity += shared.T @ scaled
     similarity.setdiag(0)
     similarity.eliminate_zeros()
     similarity.sort_indices()
@@ -66,12 +62,25 @@ def _clicks(user: Ints, row: Ints, items: int, users_per_item: int, clicks_per_u
     return sparse.csr_array((np.ones(len(order)), (user[order], row[order])), shape=(len(users), items))
 
 
-def _chunks(clicks: sparse.csr_array) -> Iterator[tuple[int, int]]:
-    """Ranges of users whose pairs with all users number at most `CHUNK_PAIRS`."""
-    pairs = np.cumsum(clicks @ clicks.sum(axis=0))
-    start, users = 0, len(pairs)
-    while start < users:
-        before = pairs[start - 1] if start else 0.0
-        stop = max(start + 1, int(np.searchsorted(pairs, before + CHUNK_PAIRS, "right")))
-        yield start, stop
+def _user_pairs(clicks: sparse.csr_array) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """All pairs u < v of users who share at least two items, and how many they share; so many at a time as memory holds."""
+    by_item = sparse.csr_array(clicks.T)
+    length = np.diff(clicks.indptr)
+    for users in _ranges(clicks @ clicks.sum(axis=0)):
+        shared = (clicks[users] @ by_item).tocoo()
+        first, second = shared.row + users.start, shared.col
+        chosen = (second > first) & (shared.data > 1.5)
+        first, second, overlap = first[chosen], second[chosen], shared.data[chosen]
+        for some in _ranges(length[first] + length[second]):
+            yield first[some], second[some], overlap[some]
+
+
+def _ranges(sizes: npt.NDArray[np.number]) -> Iterator[slice]:
+    """Consecutive ranges whose sizes add up to at most `CHUNK`, or of one element."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + CHUNK, "right")))
+        yield slice(start, stop)
         start = stop

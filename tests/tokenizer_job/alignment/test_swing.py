@@ -48,7 +48,7 @@ def test_a_user_is_no_pair_with_itself() -> None:
 @given(CLICKS, st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([1, 7, 1000]))
 @settings(deadline=None)
 def test_equals_a_plain_loop_whatever_the_chunks(clicks: list[tuple[int, int]], alpha: float, chunk: int) -> None:
-    with patch("tokenizer_job.alignment.swing.CHUNK_PAIRS", chunk):
+    with patch("tokenizer_job.alignment.swing.CHUNK", chunk):
         similarity = swing(*columns(clicks), items=8, alpha=alpha)
     np.testing.assert_allclose(similarity.toarray(), plain(clicks, 8, alpha), rtol=1e-6)
     assert (similarity.diagonal() == 0).all()
