@@ -18,7 +18,7 @@ class Drift(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     reference: Annotated[float, Field(ge=0)]
-    """Mean residual norm of the catalogue at the fit."""
+    """Mean residual norm of items of the fitted catalogue, encoded as if they were new."""
     items: int = 0
     residual_norm: float = 0.0
     """Mean length of what the codes leave of a new item's vector."""

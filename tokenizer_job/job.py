@@ -31,6 +31,7 @@ from tokenizer_job.quantizers.dedup import append_level, next_best
 from tokenizer_job.tokenizer import Tokenizer, TokenizerCard, residual_norms
 
 FIRST_VERSION = 1
+REFERENCE_ITEMS = 5000
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int32]
 Say = Callable[[str], None]
@@ -70,7 +71,7 @@ def build_index(
     ids = np.array([item.item_id for item in items], np.int64)
     events = TrainingEvents.read(log, ids, train_days, held_out)
     encoder, vectors = _fit_encoder(items, content, events, settings, folder / "tokenizer" / "alignment", on_progress)
-    quantizer, nearest, sids = tokenise(vectors, settings, on_progress, folder / "tokenizer" / "levels.safetensors")
+    quantizer, sids = tokenise(vectors, settings, on_progress, folder / "tokenizer" / "levels.safetensors")
     card = TokenizerCard(
         version=quantizer.fingerprint(),
         method=quantizer.method,
@@ -78,7 +79,7 @@ def build_index(
         levels=quantizer.levels,
         dedup=settings.tokenizer.dedup,
         items=len(items),
-        residual_norm=float(residual_norms(quantizer, vectors, nearest).mean()),
+        residual_norm=reference_norm(encoder, quantizer, items, content, settings.seed),
     )
     tokenizer = Tokenizer(encoder, quantizer, card)
     tokenizer.save(folder / "tokenizer")
@@ -123,16 +124,28 @@ def catalogue(log: SessionLog, train_days: int | None) -> tuple[list[Item], Cont
 
 def tokenise(
     vectors: Floats, settings: Settings, on_progress: Say = lambda _: None, resume: Path | None = None
-) -> tuple[Quantizer, Codes, Codes]:
-    """A quantizer fitted on the vectors, the codes it gives them, and their SIDs (N, K) after the dedup of the settings."""
+) -> tuple[Quantizer, Codes]:
+    """A quantizer fitted on the vectors, and their SIDs (N, K) after the dedup of the settings."""
     policy, tokenizer = settings.policy, settings.tokenizer
     appended = tokenizer.dedup == "append_level"
     fitted = fit_quantizer(vectors, tokenizer, policy.codes, policy.levels - appended, settings.seed, on_progress, resume)
     if appended:
-        return fitted.quantizer, fitted.sids, append_level(fitted.sids, policy.codes)
+        return fitted.quantizer, append_level(fitted.sids, policy.codes)
     if tokenizer.dedup == "next_best":
-        return fitted.quantizer, fitted.sids, next_best(fitted.quantizer, vectors, fitted.sids)
-    return fitted.quantizer, fitted.sids, fitted.sids
+        return fitted.quantizer, next_best(fitted.quantizer, vectors, fitted.sids)
+    return fitted.quantizer, fitted.sids
+
+
+def reference_norm(
+    encoder: ItemEncoder, quantizer: Quantizer, items: list[Item], content: Content | None, seed: int
+) -> float:
+    """Mean residual norm of the catalogue (of `REFERENCE_ITEMS` at most) as if its items were new.
+
+    Later items are encoded without behaviour, which alone makes for other residuals: drift compares like with like.
+    """
+    rows = np.random.default_rng(seed).permutation(len(items))[:REFERENCE_ITEMS]
+    vectors = encoder.encode([items[row] for row in rows], content and content.take(rows))
+    return float(residual_norms(quantizer, vectors, quantizer.encode(vectors)).mean())
 
 
 def _fit_encoder(

@@ -39,7 +39,7 @@ class TokenizerCard(BaseModel):
     dedup: Dedup
     items: int
     residual_norm: float
-    """Mean length of what the codes leave of an item's vector, over the fitted catalogue."""
+    """Mean length of what the codes leave of a vector, over items of the fitted catalogue encoded as if they were new."""
 
 
 @dataclass(frozen=True, eq=False)

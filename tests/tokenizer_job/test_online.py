@@ -14,7 +14,7 @@ from common.item_index import ItemIndex
 from common.messages import Item, ItemEvent
 from common.session_log import DAY_MS
 from common.settings import OnlineSettings
-from tests.tokenizer_job.tiny_log import FIRST_ID, WIDTH, make_sessions, small, write_log
+from tests.tokenizer_job.tiny_log import FIRST_ID, WIDTH, make_content, make_items, make_sessions, small, write_log
 from tokenizer_job.job import Result, build_index
 from tokenizer_job.online import OnlineTokenizer
 
@@ -80,6 +80,21 @@ def test_new_items_are_placed_as_the_tokenizer_sees_them_and_do_not_share_while_
             under = index.sids[(index.sids[:, :-1] == index.sids[row, :-1]).all(1), -1]
             assert (under == index.sids[row, -1]).sum() == 1 or len(np.unique(under)) == index.codes
     assert tokenizer.drift.items == 30
+
+
+def test_items_like_the_catalogues_do_not_drift_and_others_do(built: Result) -> None:
+    like, unlike = online(built), online(built)
+    catalogue = make_items()
+    content = make_content(catalogue)
+    for k, item in enumerate(catalogue):
+        vectors = content.tokens[k][content.mask[k]].tolist()
+        like.take(ItemEvent(item=item.model_copy(update={"item_id": k}), content=vectors))
+        unlike.take(event(k, seed=k))
+    like.next_index()
+    unlike.next_index()
+    assert like.drift.ratio == pytest.approx(1.0, abs=0.02)
+    assert not like.drift.alarms(0.2)
+    assert unlike.drift.ratio > like.drift.ratio
 
 
 def test_what_is_known_changes_nothing(built: Result) -> None:
