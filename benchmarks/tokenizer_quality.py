@@ -6,7 +6,7 @@ reconstruction error over the seeds, out of `RQ_VAE_SETTINGS`; errors are measur
 
 How to read it: trained from random weights, with codebooks from k-means on the first batch and no reset of dead codes,
 the first level of RQ-VAE collapses to a few codes here (its utilisation is in the details). The claim on level-1 entropy
-is about that collapse, not about RQ-VAE that was kept from it.
+is about that collapse, not about RQ-VAE that was kept from it: see `tokenizer_warm_rival`.
 """
 
 from __future__ import annotations
@@ -216,7 +216,8 @@ def _claims_on_dedup(dedup: dict[str, list[dict[str, float]]]) -> list[Claim]:
 
 
 def _rival_name(settings: RqVaeSettings) -> str:
-    return f"rq_vae, latent {settings.latent}, rate {settings.learning_rate:g}, {settings.epochs} epochs"
+    warm = f", {settings.warm_up} of them warm-up" if settings.warm_up else ""
+    return f"rq_vae, latent {settings.latent}, rate {settings.learning_rate:g}, {settings.epochs} epochs{warm}"
 
 
 def _column(reports: list[TokenizerReport], name: str, level: int | None = None) -> list[Any]:

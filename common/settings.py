@@ -154,10 +154,19 @@ class RqVaeSettings(Section):
     latent: Positive = 32
     hidden: list[Positive] = [512, 256, 128]
     epochs: Positive = 60
+    """Of these, the first ``warm_up`` are without codes."""
+    warm_up: Annotated[int, Field(ge=0)] = 0
+    """Codebooks start from k-means after this many epochs: on random weights (0) the first level may collapse."""
     batch: Positive = 1024
     learning_rate: Rate = 1e-3
     commitment: Weight = 0.25
     """Beta: how strongly residuals are drawn to their codes."""
+
+    @model_validator(mode="after")
+    def _codes_are_trained(self) -> RqVaeSettings:
+        if self.warm_up >= self.epochs:
+            raise ValueError(f"warm_up must be below epochs ({self.epochs}), got {self.warm_up}")
+        return self
 
 
 class OnlineSettings(Section):

@@ -87,7 +87,7 @@ class RqVae:
 def fit_rq_vae(
     vectors: Floats, codes: int, levels: int, settings: RqVaeSettings, seed: int, on_progress: Progress = lambda _: None
 ) -> RqVae:
-    """Train on item vectors (N, d) with Adam; codebooks start from k-means on the latents of the first batch.
+    """Train on item vectors (N, d) with Adam; codebooks start from k-means on a batch's latents, after the warm-up.
 
     Raises:
         ValueError: a vector is not finite, or the first batch has fewer distinct vectors than ``codes``.
@@ -97,9 +97,11 @@ def fit_rq_vae(
     widths = [points.shape[1], *settings.hidden, settings.latent]
     weights = _initial("encoder", widths, generator) | _initial("decoder", widths[::-1], generator)
     order = torch.randperm(len(points), generator=generator)
-    weights["codebooks"] = _initial_codebooks(weights, points[order[: settings.batch]], codes, levels, generator)
     optimizer = torch.optim.Adam([tensor.requires_grad_() for tensor in weights.values()], lr=settings.learning_rate)
     for epoch in range(1, settings.epochs + 1):
+        if epoch == settings.warm_up + 1:
+            weights["codebooks"] = _initial_codebooks(weights, points[order[: settings.batch]], codes, levels, generator)
+            optimizer.add_param_group({"params": [weights["codebooks"].requires_grad_()]})
         total = 0.0
         for rows in torch.randperm(len(points), generator=generator).split(settings.batch):
             batch = points[rows]
@@ -152,11 +154,12 @@ def _loss(weights: dict[str, Tensor], batch: Tensor, commitment: float) -> tuple
     latent = _perceptron(weights, "encoder", batch)
     residual, quantised = latent, torch.zeros_like(latent)
     loss = torch.zeros(())
-    for codebook in weights["codebooks"]:
+    for codebook in weights.get("codebooks", ()):
         code = codebook[assign(residual.detach(), codebook.detach())]
         loss = loss + (residual.detach() - code).square().sum(1).mean()
         loss = loss + commitment * (residual - code.detach()).square().sum(1).mean()
         residual, quantised = residual - code.detach(), quantised + code.detach()
-    rebuilt = _perceptron(weights, "decoder", latent + (quantised - latent).detach())
+    passed = latent + (quantised - latent).detach() if "codebooks" in weights else latent
+    rebuilt = _perceptron(weights, "decoder", passed)
     error = (batch - rebuilt).square().sum(1).mean()
     return loss + error, error.detach()

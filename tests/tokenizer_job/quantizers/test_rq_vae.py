@@ -56,6 +56,17 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert prints[0] == prints[1] != prints[2]
 
 
+def test_codebooks_may_start_after_a_warm_up_and_must_start_at_all() -> None:
+    warm = SETTINGS.model_copy(update={"warm_up": 10})
+    said: list[str] = []
+    model = fit_rq_vae(clustered(), 16, 3, warm, seed=0, on_progress=said.append)
+    assert error(model, clustered(200, seed=5), 3) < 0.2 * float((clustered(200, seed=5) ** 2).mean())
+    assert len(set(model.encode(clustered())[:, 0].tolist())) > 8
+    assert model.fingerprint() != fit_rq_vae(clustered(), 16, 3, SETTINGS, seed=0).fingerprint()
+    with pytest.raises(ValueError, match=r"warm_up must be below epochs \(40\), got 40"):
+        RqVaeSettings(epochs=40, warm_up=40)
+
+
 def test_the_loss_is_the_formula_and_gradients_pass_straight_through() -> None:
     """One linear layer each way, one level, one code of two taken: everything can be written down."""
     weights = {
