@@ -99,7 +99,7 @@ def bad_messages() -> dict[str, tuple[bytes, str]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dict[str, Any], dict[str, int]]]:
-    """A run that got bad messages and lost reward service, tokenizer and trainer: the run, its report, the bad messages' offsets."""
+    """A run that got bad messages and lost three of its workers: the run, its report, the bad messages' offsets."""
     folder = tmp_path_factory.mktemp("up")
     up = Up.start(folder, "--report", str(folder / "report.json"))
     try:
