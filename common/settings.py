@@ -131,7 +131,7 @@ class AlignmentSettings(Section):
     """How much of the log of an item's share of the pairs is taken from its logit as a negative: with 0 (the report's
     loss) likeness is learned relative to popularity, with 1 popular items come closer to all they are paired with."""
     contrast_weight: Weight = 1.0
-    caption_weight: Weight = 1.0
+    caption_weight: Weight = 4.0
     caption_batch: Positive = 64
     """Captions of a step; the items are drawn from the step's pairs."""
     caption_tokens: Annotated[int, Field(ge=2)] = 24
