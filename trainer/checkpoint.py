@@ -23,6 +23,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from common.durable import sync_folder
 from trainer.frontier import FrontierState
 
 POLICY, TRAINER, STATE, MARKER = "policy.safetensors", "trainer.safetensors", "state.json", "COMMITTED"
@@ -102,9 +103,9 @@ def commit(folder: Path, checkpoint: Checkpoint, retain: Iterable[int] = ()) -> 
     for name, data in files.items():
         _write_synced(building / name, data)
     _write_synced(building / MARKER, json.dumps(sums, indent=1).encode())
-    _sync(building)
+    sync_folder(building)
     building.rename(target)
-    _sync(folder)
+    sync_folder(folder)
     _drop_old(folder, set(retain))
     return target
 
@@ -182,14 +183,6 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _drop_old(folder: Path, retain: set[int]) -> None:

@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.durable import sync_folder
+
 Offset = Annotated[int, Field(ge=0)]
 
 
@@ -54,7 +56,7 @@ class Journal:
         self.path = path
         _drop_torn_line(path)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def append(self, entry: JournalEntry) -> None:
         """Write an entry; when this returns it is on disk and its step may run."""
@@ -109,11 +111,3 @@ def _drop_torn_line(path: Path) -> None:
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

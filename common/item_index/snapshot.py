@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from common.durable import sync_folder
+
 FORMAT = 2
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 32 << 20
@@ -75,9 +77,9 @@ def write_snapshot(folder: Path, head: dict[str, Any], arrays: Arrays, note: dic
             file.write(manifest)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(temporary)
+        sync_folder(temporary)
         temporary.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -125,14 +127,6 @@ def _checksum(path: Path) -> str:
         while size := file.readinto(buffer):
             digest.update(buffer[:size])
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _manifest_text(body: dict[str, Any]) -> bytes:
