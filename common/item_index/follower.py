@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from common.item_index.index import ItemIndex
-from common.item_index.snapshot import snapshot_path, versions
+from common.item_index.snapshot import snapshot_path, verify_snapshot, versions
+from common.item_index.verification import verify_apart
 
 LOOK_EVERY_S = 0.5
 HELD = 2
 """Snapshots kept: the current and the previous one."""
+Verify = Callable[[Path], None]
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +70,7 @@ class IndexFollower:
                 self._looked = time.monotonic()
                 newer = [v for v in versions(self._folder) if v > self.current.version and v not in self._refused]
                 if newer:
-                    self._loading = self._loader.submit(self._load, newer[-1], self.current)
+                    self._loading = self._loader.submit(self._load_apart, newer[-1], self.current)
             return self._take_up()
 
     def get(self, version: int) -> ItemIndex | None:
@@ -77,7 +80,7 @@ class IndexFollower:
         """
         while version > self.current.version and version not in self._refused and version in versions(self._folder):
             with self._lock:
-                self._loading = loading = self._loading or self._loader.submit(self._load, version, self.current)
+                self._loading = loading = self._loading or self._loader.submit(self._load_apart, version, self.current)
             wait([loading])
             with self._lock:
                 self._take_up()
@@ -115,10 +118,14 @@ class IndexFollower:
             raise ValueError(f"{self._folder} holds no committed index snapshot that can be loaded")
         return dict(sorted(held.items()))
 
-    def _load(self, version: int, like: ItemIndex | None) -> ItemIndex | None:
+    def _load_apart(self, version: int, like: ItemIndex) -> ItemIndex | None:
+        """As `_load`, beside readers that must not be held up."""
+        return self._load(version, like, verify_apart)
+
+    def _load(self, version: int, like: ItemIndex | None, verify: Verify = verify_snapshot) -> ItemIndex | None:
         """A snapshot of the same tokenizer as another one's; None if it is refused."""
         try:
-            index = _open(self._folder, version)
+            index = _open(self._folder, version, verify)
             if like is not None and _kind(index) != _kind(like):
                 raise ValueError(
                     f"(tokenizer, codes, levels) must be {_kind(like)} as in index {like.version}, got {_kind(index)}"
@@ -134,8 +141,8 @@ def _kind(index: ItemIndex) -> tuple[str, int, int]:
     return index.tokenizer_version, index.codes, index.levels
 
 
-def _open(folder: Path, version: int) -> ItemIndex:
-    index = ItemIndex.load(snapshot_path(folder, version))
+def _open(folder: Path, version: int, verify: Verify = verify_snapshot) -> ItemIndex:
+    index = ItemIndex.load(snapshot_path(folder, version), verify)
     if index.version != version:
         raise ValueError(f"{snapshot_path(folder, version)} holds the item index of version {index.version}")
     index.warm_up()

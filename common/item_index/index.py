@@ -5,6 +5,7 @@ Shape legend: N items, K levels, T tags, d vector width, L distinct SIDs; N_t is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.item_index.columns import DTYPES, Columns, ItemColumns, checked_columns, merged, take
-from common.item_index.snapshot import read_snapshot, write_snapshot
+from common.item_index.snapshot import map_snapshot, verify_snapshot, write_snapshot
 from common.item_index.sorted_table import SortedTable
 from common.item_index.trie import Ints, Trie, group_starts, sid_keys
 from common.messages import NO_ITEM
@@ -137,13 +138,14 @@ class ItemIndex:
         write_snapshot(folder, head, arrays | {"leaf_keys": self.trie.leaf_keys}, note or {})
 
     @staticmethod
-    def load(folder: Path) -> ItemIndex:
-        """Memory-map a committed snapshot. Every file is read once to compare its checksum; nothing is computed.
+    def load(folder: Path, verify: Callable[[Path], None] = verify_snapshot) -> ItemIndex:
+        """Memory-map a committed snapshot after verifying it; nothing is computed.
 
         Raises:
             ValueError: not a committed snapshot, another format, or a torn, changed or missing file (named).
         """
-        manifest, arrays = read_snapshot(folder)
+        verify(folder)
+        manifest, arrays = map_snapshot(folder)
         levels = range(arrays["sids"].shape[1])
         trie = Trie(
             [arrays[f"trie_offsets_{depth}"] for depth in levels],

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from common.durable import sync_folder
 FORMAT = 2
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 32 << 20
-"""Written or read, and hashed, at once. Other threads run meanwhile; it is large, since between two chunks they may wait."""
+"""Written or read, and hashed, at once."""
+YIELD_S = 1e-4
+"""A pause after each file mapped: readers in other threads need not wait for the interpreter's switch interval (5 ms)."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -84,14 +87,28 @@ def write_snapshot(folder: Path, head: dict[str, Any], arrays: Arrays, note: dic
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_snapshot(folder: Path) -> tuple[dict[str, Any], Arrays]:
-    """Manifest and memory-mapped arrays of a committed snapshot; every file is read once to compare its checksum.
+def verify_snapshot(folder: Path) -> None:
+    """Read every file of a committed snapshot once and compare its checksum.
 
     Raises:
         ValueError: not a committed snapshot, another format, or a torn, changed or missing file (named).
     """
-    manifest = _read_manifest(folder)
-    return manifest, {name: _map_array(folder / f"{name}.npy", given) for name, given in manifest["files"].items()}
+    for name, given in _read_manifest(folder)["files"].items():
+        _verify_file(folder / f"{name}.npy", given)
+
+
+def map_snapshot(folder: Path) -> tuple[dict[str, Any], Arrays]:
+    """Manifest and memory-mapped arrays of a snapshot that has been verified (see `verify_snapshot`).
+
+    Raises:
+        ValueError: not a committed snapshot, or another format.
+        OSError: a file is missing.
+    """
+    manifest, arrays = _read_manifest(folder), {}
+    for name in manifest["files"]:
+        arrays[name] = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+        time.sleep(YIELD_S)
+    return manifest, arrays
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
@@ -111,14 +128,13 @@ def _write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "xxh3_128": digest.hexdigest()}
 
 
-def _map_array(path: Path, given: dict[str, Any]) -> npt.NDArray[Any]:
+def _verify_file(path: Path, given: dict[str, Any]) -> None:
     if not path.is_file():
         raise ValueError(f"index file {path} is missing")
     if path.stat().st_size != given["bytes"]:
         raise ValueError(f"index file {path} is torn: {path.stat().st_size} bytes instead of {given['bytes']}")
     if _checksum(path) != given["xxh3_128"]:
         raise ValueError(f"index file {path} is corrupt: its checksum differs from the manifest's")
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _checksum(path: Path) -> str:

@@ -32,13 +32,19 @@ def test_a_small_run_measures_everything(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_claims_fail_when_the_figures_do() -> None:
     build = {"build_s": 100.0, "save_s": 21.0, "peak_gib": 4.1, "columns_gib": 3.0}
-    swaps = {"swaps": [{"stall_ms": 1.0, "own_stall_ms": 1.0}, {"stall_ms": 10.0, "own_stall_ms": 2.0}]}
+    swaps = {"swaps": [{"stall_ms": ms, "longest_ms": 30.0, "longest_idle_ms": 30.0} for ms in (1.0, 10.0)]}
     claims: list[Claim] = bench._claims(build, {"head_items": {512: 0.5, 4096: 0.9}}, swaps)
     assert [claim.holds for claim in claims] == [False] * 4
     build = {"build_s": 98.0, "save_s": 21.0, "peak_gib": 3.9, "columns_gib": 3.0}
     swaps["swaps"].pop()
     claims = bench._claims(build, {"head_items": {512: 0.5, 4096: 1.1}}, swaps)
     assert [claim.holds for claim in claims] == [True] * 4
+
+
+def test_a_pause_is_stolen_only_if_the_thread_neither_slept_nor_queued_nor_ran() -> None:
+    before = bench._Clocks(wall_s=1.0, ran_s=0.5, queued_s=0.1, sleeps=3)
+    assert before.stolen_s(bench._Clocks(1.040, 0.502, 0.105, 3)) == pytest.approx(0.033)
+    assert before.stolen_s(bench._Clocks(1.040, 0.502, 0.105, 4)) == 0.0
 
 
 def test_the_peak_is_of_this_process() -> None:
