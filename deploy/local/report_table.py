@@ -60,7 +60,7 @@ def _rows(report: Tree) -> Iterator[tuple[str, str]]:
 def _drift(drift: Tree | None) -> str:
     if not drift or not drift["items"] or not drift["reference"]:
         return ""
-    return f"; residual norm of new items {_number(drift['residual_norm'] / drift['reference'], '.2f')} of the catalogue's"
+    return f"\nnew items' residual norm: {_number(drift['residual_norm'] / drift['reference'], '.2f')} of the catalogue's"
 
 
 def _retrieval(figures: Tree) -> Iterator[tuple[str, str]]:
