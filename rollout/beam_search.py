@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.item_index import Trie
-from common.policy import EncoderDecoder, Memory
+from common.policy import Memory, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class TensorTrie:
 
 
 @torch.no_grad()
-def beam_search(policy: EncoderDecoder, memory: Memory, width: int, trie: TensorTrie | None = None) -> Beams:
+def beam_search(policy: Policy, memory: Memory, width: int, trie: TensorTrie | None = None) -> Beams:
     """The ``width`` most probable semantic IDs of each user (level 1 keeps min(width, V)).
 
     Exact among prefixes kept: every level scores all extensions of all kept beams before cutting to ``width``.

@@ -12,7 +12,7 @@ from common.context import Context
 from common.features import Featurizer
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM
-from common.policy import EncoderDecoder
+from common.policy import Policy
 from rollout.beam_search import TensorTrie, beam_search
 
 
@@ -33,7 +33,7 @@ class Candidates:
 class GenerationEngine:
     """Generates with the policy's current weights; swap weights only between two calls."""
 
-    def __init__(self, policy: EncoderDecoder, index: ItemIndex, width: int, constrained: bool = False) -> None:
+    def __init__(self, policy: Policy, index: ItemIndex, width: int, constrained: bool = False) -> None:
         self.policy = policy.eval()
         self.index = index
         self.width = width

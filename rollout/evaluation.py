@@ -15,7 +15,7 @@ import torch
 from common.context import Context, UserEvents
 from common.item_index import ItemIndex
 from common.messages import POSITIVE, Session
-from common.policy import EncoderDecoder
+from common.policy import Policy
 from common.session_log import SessionLog
 from common.settings import Settings
 from rollout.baselines import ItemKnn, popularity_scores, top_unseen
@@ -146,7 +146,7 @@ def evaluate_policy(
 
 
 @torch.no_grad()
-def next_token_losses(policy: EncoderDecoder, engine: GenerationEngine, data: EvaluationSet, batch: int = 128) -> FloatArray:
+def next_token_losses(policy: Policy, engine: GenerationEngine, data: EvaluationSet, batch: int = 128) -> FloatArray:
     """Per-level NTP loss (K,), the mean over all test impressions, contexts frozen."""
     device = next(policy.parameters()).device
     total, count = np.zeros(policy.settings.levels), 0

@@ -10,7 +10,7 @@ import torch
 
 from common.context import Context
 from common.features import Featurizer
-from common.policy import EncoderDecoder, build_policy, load_weights
+from common.policy import Policy, build_policy, load_weights
 from common.settings import PolicySettings
 
 MAX_PARITY_ERROR = 1e-3
@@ -22,7 +22,7 @@ class Snapshots:
 
     def __init__(self, blob_of: Callable[[int], bytes]) -> None:
         self._blob_of = blob_of
-        self._policies: dict[int, EncoderDecoder] = {}
+        self._policies: dict[int, Policy] = {}
 
     def keep(self, versions: Iterable[int]) -> None:
         """Forget every version but these."""
@@ -49,7 +49,7 @@ class Snapshots:
         ratio = torch.exp(recomputed.double() - torch.from_numpy(log_probs).double().sum(-1))
         return float((ratio - 1).abs().mean())
 
-    def _policy(self, version: int, settings: PolicySettings) -> EncoderDecoder:
+    def _policy(self, version: int, settings: PolicySettings) -> Policy:
         if version not in self._policies:
             policy = build_policy(settings)
             load_weights(policy, self._blob_of(version))

@@ -20,7 +20,7 @@ from common.context import Context, UserEvents
 from common.features import Featurizer
 from common.item_index import ItemIndex
 from common.messages import POSITIVE
-from common.policy import EncoderDecoder
+from common.policy import Policy
 from common.session_log import SessionLog
 from common.settings import Settings
 from trainer.objectives import next_token_loss
@@ -109,7 +109,7 @@ def session_samples(users: list[UserLog], index: ItemIndex, settings: Settings) 
 
 
 def pretrain(
-    policy: EncoderDecoder, users: list[UserLog], index: ItemIndex, settings: Settings, progress: Progress
+    policy: Policy, users: list[UserLog], index: ItemIndex, settings: Settings, progress: Progress
 ) -> dict[str, list[float]]:
     """Train in place; one schedule (warm-up, then cosine to a tenth) over both phases. Returns the loss curve by phase."""
     phases = settings.pretrain
@@ -168,9 +168,7 @@ class Fitter:
     Small tensors gain little from threads inside an operation, and much from threads that each do whole operations.
     """
 
-    def __init__(
-        self, policy: EncoderDecoder, optimizer: torch.optim.Optimizer, featurizer: Featurizer, settings: Settings
-    ) -> None:
+    def __init__(self, policy: Policy, optimizer: torch.optim.Optimizer, featurizer: Featurizer, settings: Settings) -> None:
         self.policy, self.optimizer, self.featurizer = policy, optimizer, featurizer
         self.parameters = list(policy.parameters())
         self.clip = settings.trainer.clip_norm

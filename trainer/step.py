@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.context import Context
 from common.features import Featurizer
-from common.policy import EncoderDecoder
+from common.policy import Policy
 from common.settings import Settings
 from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
 from trainer.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
@@ -63,7 +63,7 @@ class TrainingStep:
     replaced between steps. All randomness is seeded by (seed, step), so a step is a pure
     function of weights, optimizer state, samples and step number."""
 
-    def __init__(self, policy: EncoderDecoder, featurizer: Featurizer, settings: Settings) -> None:
+    def __init__(self, policy: Policy, featurizer: Featurizer, settings: Settings) -> None:
         trainer = settings.trainer
         self.policy, self.featurizer, self.settings = policy, featurizer, settings
         self.optimizer = build_optimizer(policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay)

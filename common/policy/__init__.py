@@ -5,25 +5,26 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load, save
 
-from common.policy.encoder_decoder import EncoderDecoder, Memory
+from common.policy.encoder_decoder import EncoderDecoder
+from common.policy.policy import Memory, Policy
 from common.settings import PolicySettings
 
-__all__ = ["EncoderDecoder", "Memory", "build_policy", "load_weights", "to_blob"]
+__all__ = ["Memory", "Policy", "build_policy", "load_weights", "to_blob"]
 
 
-def build_policy(settings: PolicySettings, seed: int = 0) -> EncoderDecoder:
+def build_policy(settings: PolicySettings, seed: int = 0) -> Policy:
     """A freshly initialised policy, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return EncoderDecoder(settings)
 
 
-def to_blob(policy: EncoderDecoder) -> bytes:
+def to_blob(policy: Policy) -> bytes:
     """The weights as safetensors bytes: what a checkpoint holds and what the parameter channel carries."""
     return save({name: tensor.detach().contiguous() for name, tensor in policy.named_parameters()})
 
 
-def load_weights(policy: EncoderDecoder, blob: bytes) -> None:
+def load_weights(policy: Policy, blob: bytes) -> None:
     """Overwrite all weights in place.
 
     Raises:

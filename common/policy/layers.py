@@ -5,6 +5,7 @@ Shape legend: R contexts, Q query positions, S memory positions, H heads, E head
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -58,6 +59,11 @@ class Attention(nn.Module):
         out: Tensor = self.output(mixed.transpose(-2, -3).flatten(-2))
         return out
 
+    def grow(self, x: Tensor, cache: KeysValues | None) -> KeysValues:
+        """Keys and values of earlier positions, if any, then those of x (…, Q, D)."""
+        new = self.keys_values(x)
+        return new if cache is None else (torch.cat((cache[0], new[0]), -2), torch.cat((cache[1], new[1]), -2))
+
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Self-attention over x (…, Q, D)."""
         return self.attend(x, self.keys_values(x), mask, causal)
@@ -87,7 +93,11 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply one step."""
-        out: Tensor = x + self.dropout(step(self.norm(x)))
+        return self.add(x, step(self.norm(x)))
+
+    def add(self, x: Tensor, change: Tensor) -> Tensor:
+        """x + dropout(change), for a step that needs the norm itself."""
+        out: Tensor = x + self.dropout(change)
         return out
 
 
@@ -106,7 +116,19 @@ class EncoderLayer(nn.Module):
         return out
 
 
-class DecoderLayer(nn.Module):
+class DecoderBlock(nn.Module, ABC):
+    """A block of a decoder: its positions see each other causally, and all of one context's see that context."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
+        """Teacher-forced pass over x (R, T, K, D): T targets of K positions share one context."""
+
+    @abstractmethod
+    def step(self, x: Tensor, cache: KeysValues | None, context: KeysValues, mask: Tensor) -> tuple[Tensor, KeysValues]:
+        """One new position x (R, B, 1, D) per beam; ``cache`` holds the beam's earlier keys and values (R, B, H, k, E)."""
+
+
+class DecoderLayer(DecoderBlock):
     """Causal self-attention, cross-attention over the context, FFN (pre-norm residuals on all three)."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -122,16 +144,10 @@ class DecoderLayer(nn.Module):
 
     def step(self, x: Tensor, cache: KeysValues | None, context: KeysValues, mask: Tensor) -> tuple[Tensor, KeysValues]:
         """One new position x (R, B, 1, D) per beam; ``cache`` holds the beam's earlier keys and values (R, B, H, k, E)."""
-
-        def attend(y: Tensor) -> Tensor:
-            nonlocal cache
-            new = self.self_attention.keys_values(y)
-            cache = new if cache is None else (torch.cat((cache[0], new[0]), -2), torch.cat((cache[1], new[1]), -2))
-            return self.self_attention.attend(y, cache)
-
-        x = self.attend_self(x, attend)
-        assert cache is not None
-        return self._over_context(x, context, mask), cache
+        own = self.attend_self.norm(x)
+        grown = self.self_attention.grow(own, cache)
+        x = self.attend_self.add(x, self.self_attention.attend(own, grown))
+        return self._over_context(x, context, mask), grown
 
     def _over_context(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
         def cross(y: Tensor) -> Tensor:

@@ -5,25 +5,25 @@ import pytest
 import torch
 
 from common.features import Featurizer
-from common.policy import EncoderDecoder, Memory, build_policy
+from common.policy import Memory, Policy, build_policy
 from rollout.beam_search import TensorTrie, beam_search
 from tests.factories import TINY, make_context, make_index
 
 
 @pytest.fixture
-def encoded() -> tuple[EncoderDecoder, Memory]:
+def encoded() -> tuple[Policy, Memory]:
     policy = build_policy(TINY).eval()
     for parameter in policy.parameters():  # far from uniform, so that the order of beams means something
         parameter.data.mul_(2.0)
     return policy, policy.encode(Featurizer(TINY, make_index())([make_context(n, seed=n) for n in (0, 3, 30)]))
 
 
-def enumerate_all(policy: EncoderDecoder, memory: Memory) -> tuple[torch.Tensor, torch.Tensor]:
+def enumerate_all(policy: Policy, memory: Memory) -> tuple[torch.Tensor, torch.Tensor]:
     every = torch.cartesian_prod(*[torch.arange(TINY.codes)] * TINY.levels).expand(len(memory.mask), -1, -1)
     return every, policy.log_probs(memory, every).sum(-1)
 
 
-def test_a_full_width_beam_equals_exhaustive_enumeration(encoded: tuple[EncoderDecoder, Memory]) -> None:
+def test_a_full_width_beam_equals_exhaustive_enumeration(encoded: tuple[Policy, Memory]) -> None:
     every, scores = enumerate_all(*encoded)
     beams = beam_search(*encoded, width=TINY.codes**TINY.levels)
     expected = scores.sort(descending=True)
@@ -31,7 +31,7 @@ def test_a_full_width_beam_equals_exhaustive_enumeration(encoded: tuple[EncoderD
     torch.testing.assert_close(beams.codes[:, :20], every.gather(1, expected.indices[..., None].expand(-1, -1, 3))[:, :20])
 
 
-def test_a_width_that_keeps_all_prefixes_is_exact(encoded: tuple[EncoderDecoder, Memory]) -> None:
+def test_a_width_that_keeps_all_prefixes_is_exact(encoded: tuple[Policy, Memory]) -> None:
     """8 x 8 prefixes fit in a width of 64, so the best 64 sequences are the true ones."""
     _, scores = enumerate_all(*encoded)
     beams = beam_search(*encoded, width=64)
@@ -39,7 +39,7 @@ def test_a_width_that_keeps_all_prefixes_is_exact(encoded: tuple[EncoderDecoder,
 
 
 @pytest.mark.parametrize("width", [1, 5, 40])
-def test_scores_are_the_teacher_forced_log_probs(encoded: tuple[EncoderDecoder, Memory], width: int) -> None:
+def test_scores_are_the_teacher_forced_log_probs(encoded: tuple[Policy, Memory], width: int) -> None:
     policy, memory = encoded
     beams = beam_search(policy, memory, width)
     assert beams.codes.shape == (3, width, TINY.levels)
@@ -48,11 +48,11 @@ def test_scores_are_the_teacher_forced_log_probs(encoded: tuple[EncoderDecoder, 
     assert all(len({tuple(c) for c in user.tolist()}) == width for user in beams.codes)
 
 
-def test_512_beams_with_fewer_codes_than_beams(encoded: tuple[EncoderDecoder, Memory]) -> None:
+def test_512_beams_with_fewer_codes_than_beams(encoded: tuple[Policy, Memory]) -> None:
     assert beam_search(*encoded, width=512).codes.shape[1] == TINY.codes**3
 
 
-def test_a_constrained_beam_finds_exactly_the_legal_sequences(encoded: tuple[EncoderDecoder, Memory]) -> None:
+def test_a_constrained_beam_finds_exactly_the_legal_sequences(encoded: tuple[Policy, Memory]) -> None:
     index = make_index()
     legal = np.unique(index.keys(index.sids))
     policy, memory = encoded

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from common.features import Featurizer
-from common.policy import EncoderDecoder, build_policy
+from common.policy import Policy, build_policy
 from common.settings import load_settings
 from rollout.engine import GenerationEngine
 from tests.factories import TINY, make_context, make_index
@@ -24,7 +24,7 @@ def sft(count: int = 6) -> list[SftSample]:
     return [SftSample(make_context(4 * n, seed=n), sids[n : n + 1 + n % 3]) for n in range(count)]
 
 
-def rl(policy: EncoderDecoder) -> RlSample:
+def rl(policy: Policy) -> RlSample:
     index, context = make_index(), make_context(8)
     [candidates] = GenerationEngine(policy, index, 40).generate([context])
     advantages = np.linspace(1, -1, 40).astype(np.float32)

@@ -1,0 +1,95 @@
+"""What every architecture of the policy has in common: tables, context features, decoding and its probabilities.
+
+An architecture is one file with a subclass of `Policy`: how a context becomes a `Memory`, which blocks decode, and which
+heads read the result. Shape legend: R contexts, S context positions, T targets per context, K levels, V codes per level,
+B beams, D width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.features import PolicyInputs
+from common.policy.layers import DecoderBlock, KeysValues, table
+from common.policy.pathways import CodeTables, EventEmbedding
+from common.settings import PolicySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The encoded context: what every decoder block attends to, computed once per context."""
+
+    keys_values: list[KeysValues]
+    mask: Tensor  # (R, 1, 1, S), True where visible
+
+
+Cache = list[KeysValues]
+"""Keys and values of the positions decoded so far, one pair per block."""
+
+
+class Policy(nn.Module, ABC):
+    """A generative policy. All log-probabilities come from one fp32 softmax per level, without temperature or mask."""
+
+    def __init__(self, policy: PolicySettings, code_width: int) -> None:
+        """``code_width``: of the code tables, which history items, decoder inputs and perhaps the heads share."""
+        super().__init__()
+        self.settings = policy
+        self.codes = CodeTables(policy.levels, policy.codes, code_width)
+        self.event = EventEmbedding(policy, self.codes)
+        self.user = table(policy.user_buckets, policy.static_width)
+        self.static = table(policy.static_buckets, policy.static_width)
+        self.static_features_width = policy.static_width * (1 + len(policy.static_fields))
+        self.begin = nn.Parameter(torch.randn(policy.d_model) * 0.02)
+        self.level = nn.Parameter(torch.randn(policy.levels, policy.d_model) * 0.02)
+        self.dropout = nn.Dropout(policy.dropout)
+
+    @abstractmethod
+    def encode(self, inputs: PolicyInputs) -> Memory:
+        """Encode R contexts once; the result serves any number of targets or beams."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> list[DecoderBlock]:
+        """The decoder, first block first."""
+
+    @abstractmethod
+    def embed(self, level: int, codes: Tensor) -> Tensor:
+        """Codes (…) of one level as the decoder reads them (…, D)."""
+
+    @abstractmethod
+    def head(self, level: int, hidden: Tensor) -> Tensor:
+        """Decoder output (…, D) at one level -> logits (…, V) of the level's code."""
+
+    def static_features(self, inputs: PolicyInputs) -> Tensor:
+        """Embeddings of the user id and the profile fields, side by side (R, F * width)."""
+        return torch.cat((self.user(inputs.static[:, :1]), self.static(inputs.static[:, 1:])), 1).flatten(1)
+
+    def logits(self, memory: Memory, codes: Tensor) -> Tensor:
+        """Teacher-forced fp32 logits (R, T, K, V) of targets (R, T, K); inputs are [BOS, s1, …, s(K-1)]."""
+        levels = range(self.settings.levels)
+        inputs = [self.begin.expand(*codes.shape[:2], -1)]
+        inputs += [self.embed(k, codes[..., k]) for k in levels[:-1]]
+        hidden = self.dropout(torch.stack(inputs, 2) + self.level)
+        for block, keys_values in zip(self.blocks, memory.keys_values, strict=True):
+            hidden = block(hidden, keys_values, memory.mask)
+        return torch.stack([self.head(k, hidden[..., k, :]) for k in levels], -2).float()
+
+    def log_probs(self, memory: Memory, codes: Tensor) -> Tensor:
+        """log pi of each level of each target: codes (R, T, K) -> (R, T, K), fp32."""
+        return self.logits(memory, codes).log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+
+    def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
+        """One level for all beams: the previous level's codes (R, B), or None at level 1 -> fp32 logits (R, B, V)."""
+        level = cache[0][0].shape[-2] if cache else 0
+        begin = self.begin.expand(len(memory.mask), 1, -1)
+        token = begin if previous is None else self.embed(level - 1, previous)
+        hidden = (token + self.level[level]).unsqueeze(2)
+        grown: Cache = []
+        for k, block in enumerate(self.blocks):
+            hidden, own = block.step(hidden, cache[k] if cache else None, memory.keys_values[k], memory.mask)
+            grown.append(own)
+        return self.head(level, hidden.squeeze(2)).float(), grown
