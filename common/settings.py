@@ -251,6 +251,10 @@ class TrainerSettings(Section):
     """Which impressions of a kept session are next-token targets."""
     max_targets: Positive = 8
     """Targets trained per session (the last ones)."""
+    micro_batch: Annotated[int, Field(ge=0)] = 0
+    """Contexts of one forward and backward pass; a step's gradients add up. 0 takes the whole batch at once."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the next-token loss's matrix products; reinforcement always runs in fp32, since its ratios compare log-probs."""
     learning_rate: Rate = 8e-5
     sparse_learning_rate: Rate = 1e-4
     weight_decay: Weight = 0.01

@@ -1,4 +1,8 @@
-"""The policy's optimizer: AdamW on dense weights, Adam without decay at its own rate on the sparse tables."""
+"""The policy's optimizer: AdamW on dense weights, Adam without decay at its own rate on the sparse tables.
+
+With several ranks each holds the moments of its share of the weights and updates only these (ZeRO stage 1: Rajbhandari et
+al., 2020).
+"""
 
 from __future__ import annotations
 
@@ -7,51 +11,152 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.parallel import Ranks
+
 SPARSE_TABLES = ("event.vid.", "event.author.", "event.tag.", "user.", "static.")
 """Prefixes of the id tables; the code tables are dense, since every softmax touches all their rows."""
+BETAS = (0.9, 0.95)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class PolicyOptimizer:
+    """AdamW(0.9, 0.95) over all weights of a policy; weight decay on dense matrices only."""
+
+    def __init__(self, policy: nn.Module, learning_rate: float, sparse_learning_rate: float, weight_decay: float) -> None:
+        self.policy = policy
+        self.groups: list[dict[str, nn.Parameter]] = [{}, {}, {}]
+        """Weights by name: sparse tables, dense matrices, vectors."""
+        for name, parameter in policy.named_parameters():
+            self.groups[0 if name.startswith(SPARSE_TABLES) else 1 if parameter.ndim > 1 else 2][name] = parameter
+        self.rates = (sparse_learning_rate, learning_rate, learning_rate)
+        self.decays = (0.0, weight_decay, 0.0)
+        self.adamw = self._over([list(group.values()) for group in self.groups])
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self.policy.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Update all weights by their gradients, which are the same on every rank."""
+        self.adamw.step()
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Set every rate to ``factor`` times its base."""
+        for group, rate in zip(self.adamw.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as flat named tensors (``<parameter>.<slot>``), for a checkpoint; the same for any number of ranks."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.policy.named_parameters():
+            for slot, value in self.adamw.state.get(parameter, {}).items():
+                found[f"{name}.{slot}"] = torch.as_tensor(value).detach()
+        return found
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `tensors`; a parameter without stored slots starts fresh."""
+        for name, parameter in self.policy.named_parameters():
+            slots: dict[str, Any] = {}
+            for slot in ("step", *MOMENTS):
+                if f"{name}.{slot}" in tensors:
+                    slots[slot] = tensors[f"{name}.{slot}"].clone()
+            if slots:
+                self.adamw.state[parameter] = slots
+
+    def _over(self, weights: list[list[nn.Parameter]]) -> torch.optim.AdamW:
+        groups = [
+            {"params": params, "lr": rate, "weight_decay": decay}
+            for params, rate, decay in zip(weights, self.rates, self.decays, strict=True)
+        ]
+        return torch.optim.AdamW(groups, betas=BETAS, fused=True)
+
+
+class ShardedOptimizer(PolicyOptimizer):
+    """The same updates, with every group's weights in one flat tensor of which each rank owns an equal part.
+
+    A weight without a gradient on all ranks is updated as with gradient zero, since parts know no parameters.
+    """
+
+    def __init__(
+        self, policy: nn.Module, learning_rate: float, sparse_learning_rate: float, weight_decay: float, ranks: Ranks
+    ) -> None:
+        super().__init__(policy, learning_rate, sparse_learning_rate, weight_decay)
+        self.ranks = ranks
+        self.flat = [_flattened(list(group.values()), ranks.world) for group in self.groups]
+        self.shards = [nn.Parameter(self._own(flat).clone()) for flat in self.flat]
+        self.adamw = self._over([[shard] for shard in self.shards])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update this rank's part, then fetch the others'."""
+        for group, flat, shard in zip(self.groups, self.flat, self.shards, strict=True):
+            gradient = torch.zeros_like(flat)
+            for parameter, part in zip(group.values(), _parts(group, gradient), strict=True):
+                if parameter.grad is not None:
+                    part.copy_(parameter.grad)
+            shard.grad = self._own(gradient)
+        self.adamw.step()
+        for flat, shard in zip(self.flat, self.shards, strict=True):
+            shard.grad = None
+            self.ranks.gather(flat, shard.detach())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As for one rank; every rank must call it, and gets all of it."""
+        found: dict[str, Tensor] = {}
+        for group, flat, shard in zip(self.groups, self.flat, self.shards, strict=True):
+            state = self.adamw.state.get(shard, {})
+            for slot in MOMENTS if state else ():
+                whole = torch.empty_like(flat)
+                self.ranks.gather(whole, state[slot])
+                found |= {f"{name}.{slot}": part.clone() for name, part in zip(group, _parts(group, whole), strict=True)}
+            found |= {f"{name}.step": state["step"].clone() for name in group if state}
+        return found
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `tensors`, from any number of ranks. The weights must have been loaded before."""
+        for group, flat, shard in zip(self.groups, self.flat, self.shards, strict=True):
+            shard.data.copy_(self._own(flat))
+            steps = [tensors[f"{name}.step"] for name in group if f"{name}.step" in tensors]
+            if not steps:
+                continue
+            state: dict[str, Any] = {"step": steps[0].clone()}
+            for slot in MOMENTS:
+                whole = torch.zeros_like(flat)
+                for name, part in zip(group, _parts(group, whole), strict=True):
+                    if f"{name}.{slot}" in tensors:
+                        part.copy_(tensors[f"{name}.{slot}"])
+                state[slot] = self._own(whole).clone()
+            self.adamw.state[shard] = state
+
+    def _own(self, flat: Tensor) -> Tensor:
+        return flat.chunk(self.ranks.world)[self.ranks.rank]
 
 
 def build_optimizer(
-    policy: nn.Module, learning_rate: float, sparse_learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW(0.9, 0.95); weight decay on dense matrices only. ``base_lr`` in each group is what a schedule scales."""
-    sparse: list[nn.Parameter] = []
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for name, parameter in policy.named_parameters():
-        chosen = sparse if name.startswith(SPARSE_TABLES) else matrices if parameter.ndim > 1 else vectors
-        chosen.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": sparse, "lr": sparse_learning_rate, "weight_decay": 0.0},
-        {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
-    ]
-    for group in groups:
-        group["base_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+    policy: nn.Module, learning_rate: float, sparse_learning_rate: float, weight_decay: float, ranks: Ranks | None = None
+) -> PolicyOptimizer:
+    """The optimizer for one rank, or this rank's of several."""
+    if ranks is None or ranks.world == 1:
+        return PolicyOptimizer(policy, learning_rate, sparse_learning_rate, weight_decay)
+    return ShardedOptimizer(policy, learning_rate, sparse_learning_rate, weight_decay, ranks)
 
 
-def scale_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to ``factor`` times its base."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+@torch.no_grad()
+def _flattened(parameters: list[nn.Parameter], world: int) -> Tensor:
+    """One tensor, padded to a multiple of ``world``, that holds the parameters; these become views of it."""
+    size = sum(parameter.numel() for parameter in parameters)
+    flat = parameters[0].new_zeros(-(-size // world) * world) if parameters else torch.zeros(0)
+    start = 0
+    for parameter in parameters:
+        part = flat[start : start + parameter.numel()].view_as(parameter)
+        part.copy_(parameter)
+        parameter.data = part
+        start += parameter.numel()
+    return flat
 
 
-def optimizer_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat named tensors (``<parameter>.<slot>``), for a checkpoint."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in policy.named_parameters():
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}.{slot}"] = torch.as_tensor(value).detach()
-    return tensors
-
-
-def load_optimizer_tensors(policy: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`; a parameter without stored slots starts fresh."""
-    for name, parameter in policy.named_parameters():
-        slots: dict[str, Any] = {}
-        for slot in ("step", "exp_avg", "exp_avg_sq"):
-            if f"{name}.{slot}" in tensors:
-                slots[slot] = tensors[f"{name}.{slot}"].clone()
-        if slots:
-            optimizer.state[parameter] = slots
+def _parts(group: dict[str, nn.Parameter], flat: Tensor) -> list[Tensor]:
+    """The pieces of a flat tensor that stand for a group's parameters, in their shapes."""
+    sizes = [parameter.numel() for parameter in group.values()]
+    pieces = flat[: sum(sizes)].split(sizes)
+    return [piece.view_as(parameter) for piece, parameter in zip(pieces, group.values(), strict=True)]

@@ -24,7 +24,7 @@ from common.policy import Policy
 from common.session_log import SessionLog
 from common.settings import Settings
 from trainer.objectives import next_token_loss
-from trainer.optimizer import build_optimizer, scale_learning_rate
+from trainer.optimizer import PolicyOptimizer, build_optimizer
 from trainer.step import SftSample, pad_targets
 
 IntArray = npt.NDArray[np.int64]
@@ -128,7 +128,7 @@ def pretrain(
     curves: dict[str, list[float]] = {}
     with closing(Fitter(policy, optimizer, Featurizer(policy.settings, index), settings)) as fitter:
         for done, (phase, samples) in enumerate(_batches(plan, batch), 1):
-            scale_learning_rate(optimizer, schedule(done, total, phases.warmup_share))
+            optimizer.scale_learning_rate(schedule(done, total, phases.warmup_share))
             curves.setdefault(phase, []).append(fitter.fit(samples))
             progress(phase, done, total, float(np.mean(curves[phase][-50:])))
     return curves
@@ -168,7 +168,7 @@ class Fitter:
     Small tensors gain little from threads inside an operation, and much from threads that each do whole operations.
     """
 
-    def __init__(self, policy: Policy, optimizer: torch.optim.Optimizer, featurizer: Featurizer, settings: Settings) -> None:
+    def __init__(self, policy: Policy, optimizer: PolicyOptimizer, featurizer: Featurizer, settings: Settings) -> None:
         self.policy, self.optimizer, self.featurizer = policy, optimizer, featurizer
         self.parameters = list(policy.parameters())
         self.clip = settings.trainer.clip_norm

@@ -18,7 +18,8 @@ from common.features import Featurizer
 from common.policy import Policy
 from common.settings import Settings
 from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
-from trainer.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from trainer.optimizer import build_optimizer
+from trainer.parallel import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +62,55 @@ class StepMetrics:
 class TrainingStep:
     """Holds policy and optimizer; `run` makes one step. ``featurizer`` is that of the item index in force and may be
     replaced between steps. All randomness is seeded by (seed, step), so a step is a pure
-    function of weights, optimizer state, samples and step number."""
+    function of weights, optimizer state, samples and step number. With several ranks each brings its own samples, and all
+    of them call `run`, the one with none too."""
 
-    def __init__(self, policy: Policy, featurizer: Featurizer, settings: Settings) -> None:
+    def __init__(self, policy: Policy, featurizer: Featurizer, settings: Settings, ranks: Ranks | None = None) -> None:
         trainer = settings.trainer
-        self.policy, self.featurizer, self.settings = policy, featurizer, settings
-        self.optimizer = build_optimizer(policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay)
+        self.policy, self.featurizer, self.settings, self.ranks = policy, featurizer, settings, ranks or Ranks()
+        self.parameters = list(policy.parameters())
+        self.optimizer = build_optimizer(
+            policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay, self.ranks
+        )
         size = settings.rl.group_size
         self.format_samples = min(size, settings.rl.format_samples or max(1, round(5 * size / 128)))
 
     def run(self, samples: list[SftSample], groups: list[RlSample], step: int) -> StepMetrics:
-        """One optimizer step; with nothing to train on, weights and optimizer stay as they are."""
+        """One optimizer step; with nothing to train on, weights and optimizer stay as they are. Metrics are this rank's."""
         metrics = StepMetrics()
-        if not samples and not groups:
+        if not self.ranks.total(len(samples) + len(groups)):
             return metrics
-        torch.manual_seed(self.settings.seed * 1_000_003 + step)  # dropout, where a profile has any
-        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed((self.settings.seed * 1_000_003 + step) * self.ranks.world + self.ranks.rank)  # dropout, if any
+        self.optimizer.zero_grad()
+        targets = self.ranks.total(sum(len(sample.codes) for sample in samples))
         if samples:
-            self._next_token(samples, metrics)
+            self._next_token(samples, targets, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.trainer.clip_norm)
+        self.ranks.sum_gradients(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.trainer.clip_norm)
         self.optimizer.step()
         return metrics
 
-    def _next_token(self, samples: list[SftSample], metrics: StepMetrics) -> None:
-        codes, mask = pad_targets([s.codes for s in samples])
+    def _next_token(self, samples: list[SftSample], all_targets: int, metrics: StepMetrics) -> None:
+        """Accumulate the gradient of the mean loss over the targets of all ranks, a micro-batch of contexts at a time."""
         self.policy.train()
-        log_probs = self.policy.log_probs(self.policy.encode(self.featurizer([s.context for s in samples])), codes)
-        next_token_loss(log_probs, mask).backward()
-        metrics.targets = int(mask.sum())
-        metrics.loss_per_level = (-log_probs.detach()[mask].mean(0)).tolist()
-        metrics.sft_grad_norm = self._gradient_norm([p.grad for p in self.policy.parameters()])
+        size = self.settings.trainer.micro_batch or len(samples)
+        losses = [self._micro_batch(samples[start : start + size], all_targets) for start in range(0, len(samples), size)]
+        metrics.targets = sum(len(sample.codes) for sample in samples)
+        metrics.loss_per_level = (torch.stack(losses).sum(0) / metrics.targets).tolist()
+        metrics.sft_grad_norm = self._gradient_norm([p.grad for p in self.parameters])
+
+    def _micro_batch(self, samples: list[SftSample], all_targets: int) -> Tensor:
+        """Add one micro-batch's gradient; its losses by level, summed over its targets."""
+        codes, mask = pad_targets([s.codes for s in samples])
+        device = self.parameters[0].device
+        inputs, codes, mask = self.featurizer([s.context for s in samples]).to(device), codes.to(device), mask.to(device)
+        with autocast(device, self.settings.trainer.precision):
+            log_probs = self.policy.log_probs(self.policy.encode(inputs), codes)
+        share = int(mask.sum()) / all_targets
+        (next_token_loss(log_probs, mask) * share).backward()
+        return -log_probs.detach()[mask].sum(0)
 
     def _reinforce(self, groups: list[RlSample], step: int, metrics: StepMetrics) -> None:
         rl = self.settings.rl
@@ -108,10 +126,9 @@ class TrainingStep:
             legal = torch.from_numpy(group.legal)
             form = form + format_loss(log_prob[g], old[g], legal, self.format_samples, rl.eps, rl.delta, generator)
         # Divided by the constant, not by the groups at hand: arrival timing must not change a group's weight.
-        loss = (rl.lambda_preference * preference + rl.lambda_format * form) / rl.groups_per_step
-        parameters = list(self.policy.parameters())
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        loss = (rl.lambda_preference * preference + rl.lambda_format * form) / (rl.groups_per_step * self.ranks.world)
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         ratio = early_clipped_ratio(log_prob.detach(), old, rl.eps, rl.delta)
@@ -139,11 +156,16 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's state as flat named tensors."""
-        return optimizer_tensors(self.policy, self.optimizer)
+        return self.optimizer.tensors()
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Restore `state_dict`."""
-        load_optimizer_tensors(self.policy, self.optimizer, tensors)
+        self.optimizer.load_tensors(tensors)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 matrix products where ``precision`` is ``bf16``. Weights, router, norms, softmax and loss stay in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def pad_targets(targets: list[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:

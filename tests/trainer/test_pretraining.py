@@ -11,6 +11,7 @@ from common.features import Featurizer
 from common.policy import build_policy
 from common.settings import load_settings
 from tests.factories import TINY, make_events, make_index
+from trainer.optimizer import build_optimizer
 from trainer.pretraining import (
     Fitter,
     UserLog,
@@ -96,9 +97,7 @@ def test_workers_share_a_batch_without_changing_its_gradient(workers: int) -> No
         policy = build_policy(TINY)
         pretraining = SETTINGS.pretrain.model_copy(update={"workers": count})
         settings = SETTINGS.model_copy(update={"pretrain": pretraining})
-        with closing(
-            Fitter(policy, torch.optim.SGD(policy.parameters(), lr=0.0), Featurizer(TINY, index), settings)
-        ) as fitter:
+        with closing(Fitter(policy, build_optimizer(policy, 0.0, 0.0, 0.0), Featurizer(TINY, index), settings)) as fitter:
             losses.append(fitter.fit(samples))
         gradients.append([p.grad for p in policy.parameters()])
     assert abs(losses[0] - losses[1]) < 1e-5

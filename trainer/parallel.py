@@ -1,0 +1,77 @@
+"""Data parallelism: several processes (ranks) train one policy, each on its own samples.
+
+Started by torchrun, which sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Only tensors travel, nothing is pickled.
+Waits for: the other ranks, in every collective. Unblocked by: their arrival, or the timeout, which ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int = 0
+    world: int = 1
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def total(self, count: int) -> int:
+        """A count summed over all ranks."""
+        return int(self.sum(torch.tensor(count))) if self.world > 1 else count
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum every parameter's gradient over all ranks, in one message per data type; a missing one counts as zero."""
+        if self.world == 1:
+            return
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            by_type.setdefault(parameter.dtype, []).append(parameter.grad)
+        for gradients in by_type.values():
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    def gather(self, whole: Tensor, part: Tensor) -> None:
+        """Fill ``whole`` (world * n,) with every rank's ``part`` (n,), in the order of the ranks."""
+        dist.all_gather_into_tensor(whole, part)
+
+
+@contextmanager
+def joined_ranks(backend: str = "gloo", timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
+    """This process as torchrun started it; alone where it did not.
+
+    Raises:
+        ValueError: torchrun's environment is incomplete.
+        RuntimeError: the other ranks did not come in time.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        yield Ranks()
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(f"WORLD_SIZE is set but {', '.join(missing)} not: start with torchrun")
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
