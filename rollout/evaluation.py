@@ -162,7 +162,7 @@ def next_token_losses(policy: Policy, engine: GenerationEngine, data: Evaluation
             rows[r, : len(user.next_tokens)] = user.next_tokens
             mask[r, : len(user.next_tokens)] = True
         codes = torch.from_numpy(engine.index.sids[rows].astype(np.int64)).to(device)
-        losses = -policy.log_probs(memory, codes).cpu().numpy()
+        losses = -policy.session_log_probs(memory, codes).cpu().numpy()
         total += losses[mask].sum(0)
         count += int(mask.sum())
     return total / max(count, 1)

@@ -23,7 +23,7 @@ from trainer.optimizer import build_optimizer, load_optimizer_tensors, optimizer
 
 @dataclass(frozen=True, slots=True)
 class SftSample:
-    """One kept session: its context as-of the session and its target items' semantic IDs (T, K)."""
+    """One kept session: its context as-of the session and its target items' semantic IDs (T, K), as they were shown."""
 
     context: Context
     codes: npt.NDArray[np.int64]
@@ -88,7 +88,8 @@ class TrainingStep:
     def _next_token(self, samples: list[SftSample], metrics: StepMetrics) -> None:
         codes, mask = pad_targets([s.codes for s in samples])
         self.policy.train()
-        log_probs = self.policy.log_probs(self.policy.encode(self.featurizer([s.context for s in samples])), codes)
+        memory = self.policy.encode(self.featurizer([s.context for s in samples]))
+        log_probs = self.policy.session_log_probs(memory, codes)
         next_token_loss(log_probs, mask).backward()
         metrics.targets = int(mask.sum())
         metrics.loss_per_level = (-log_probs.detach()[mask].mean(0)).tolist()

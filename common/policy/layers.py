@@ -83,6 +83,21 @@ class FeedForward(nn.Module):
         return out
 
 
+class SwiGlu(nn.Module):
+    """Gated FFN: three matrices, SiLU on the gate."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = linear(width, hidden)
+        self.up = linear(width, hidden)
+        self.down = linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) -> (…, D)."""
+        out: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        return out
+
+
 class Residual(nn.Module):
     """Pre-norm residual step: x + dropout(f(RMSNorm(x)))."""
 
