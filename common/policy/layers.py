@@ -15,10 +15,10 @@ from torch.nn import functional
 KeysValues = tuple[Tensor, Tensor]
 
 
-def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
-    """A linear layer with variance-preserving normal initialisation."""
+def linear(inputs: int, outputs: int, bias: bool = False, std: float | None = None) -> nn.Linear:
+    """A linear layer with normal initialisation, which preserves variance unless ``std`` is given."""
     layer = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    nn.init.normal_(layer.weight, std=inputs**-0.5 if std is None else std)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer

@@ -27,22 +27,25 @@ class SharedKeysValues(nn.Module):
         super().__init__()
         lazy = policy.lazy
         self.groups = lazy.kv_groups or policy.heads
-        self.blocks = policy.decoder_layers
+        self.blocks, self.split = policy.decoder_layers, lazy.kv_split
         size = self.groups * (policy.d_model // policy.heads)
         self.width = lazy.kv_split * lazy.kv_layers * size
         self.key_norms = nn.ModuleList(nn.RMSNorm(size, eps=1e-6) for _ in range(lazy.kv_layers))
         self.value_norms = nn.ModuleList(nn.RMSNorm(size, eps=1e-6) for _ in range(lazy.kv_layers * (lazy.kv_split - 1)))
 
     def forward(self, context: Tensor) -> list[KeysValues]:
-        """Context (R, S, self.width) -> keys and values (R, G, S, E) of every block; block l has the floor(l L_kv / N)-th."""
-        layers, split = len(self.key_norms), 2 if self.value_norms else 1
-        slices = context.chunk(layers * split, -1)
-        keys = [self._heads(norm(part)) for norm, part in zip(self.key_norms, slices[::split], strict=True)]
-        values = [self._heads(norm(part)) for norm, part in zip(self.value_norms, slices[1::2], strict=True)] or keys
+        """Context (R, S, self.width) -> keys and values (R, G, S, E) of every block: block l has pair floor(l L_kv / N)."""
+        layers = len(self.key_norms)
+        slices = context.chunk(layers + len(self.value_norms), -1)
+        keys = [self._heads(norm(part)) for norm, part in zip(self.key_norms, slices[:: self.split], strict=True)]
+        values = keys
+        if self.split == 2:
+            values = [self._heads(norm(part)) for norm, part in zip(self.value_norms, slices[1::2], strict=True)]
         return [(keys[k], values[k]) for k in (block * layers // self.blocks for block in range(self.blocks))]
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.groups, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.groups, -1))
+        return heads.transpose(1, 2)
 
 
 class LazyAttention(nn.Module):
@@ -115,7 +118,7 @@ class LazyDecoder(Policy):
             LazyBlock(width, policy.heads, SwiGlu(width, policy.ffn), policy.dropout) for _ in range(policy.decoder_layers)
         )
         self.head_norms = nn.ModuleList(nn.RMSNorm(width, eps=1e-6) for _ in range(policy.levels))
-        self.heads = nn.ModuleList(linear(width, policy.codes) for _ in range(policy.levels))
+        self.heads = nn.ModuleList(linear(width, policy.codes, std=0.02) for _ in range(policy.levels))
 
     @property
     def blocks(self) -> list[DecoderBlock]:
@@ -128,12 +131,13 @@ class LazyDecoder(Policy):
         if self.settings.lifelong_length:
             assert inputs.lifelong is not None
             pathways["lifelong"] = inputs.lifelong
+        static = self.project_static(self.static_features(inputs)).unsqueeze(1)
         events = torch.cat([self._features(name, one) for name, one in pathways.items()], 1)
-        context = torch.cat(
-            (self.project_static(self.static_features(inputs)).unsqueeze(1), self.project_events(events)), 1
-        )
+        context = self.dropout(torch.cat((static, self.project_events(events)), 1))
         mask = functional.pad(torch.cat([one.mask for one in pathways.values()], 1), (1, 0), value=True)
-        return Memory(self.keys_values(self.dropout(context)), mask[:, None, None, :])
+        if self.settings.lifelong_length:
+            mask = _weighted(mask, torch.cat([one.leaf_size for one in pathways.values()], 1)).to(context.dtype)
+        return Memory(self.keys_values(context), mask[:, None, None, :])
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
         """Codes (…) of one level as the decoder reads them (…, D)."""
@@ -146,4 +150,11 @@ class LazyDecoder(Policy):
         return out
 
     def _features(self, pathway: str, events: EventFeatures) -> Tensor:
-        return self.event(events) + self.positions[pathway][: events.mask.shape[1]]
+        out: Tensor = self.event(events) + self.positions[pathway][: events.mask.shape[1]]
+        return out
+
+
+def _weighted(mask: Tensor, sizes: Tensor) -> Tensor:
+    """Additive bias (R, S): a leaf of n events gets ln n on its logit, which equals attending to n copies of it."""
+    bias: Tensor = functional.pad(sizes.clamp(min=1).log(), (1, 0))
+    return bias.masked_fill(~mask, float("-inf"))
