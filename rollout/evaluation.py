@@ -147,7 +147,8 @@ def evaluate_policy(
 
 @torch.no_grad()
 def next_token_losses(policy: Policy, engine: GenerationEngine, data: EvaluationSet, batch: int = 128) -> FloatArray:
-    """Per-level NTP loss (K,), the mean over all test impressions, contexts frozen."""
+    """Per-level NTP loss (K,), the mean over all test impressions, contexts frozen; a session-wise policy reads a user's
+    impressions as sessions of consecutive items."""
     device = next(policy.parameters()).device
     total, count = np.zeros(policy.settings.levels), 0
     for start in range(0, len(data.users), batch):
