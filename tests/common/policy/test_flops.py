@@ -17,7 +17,7 @@ V1 = PolicySettings(
 )  # fmt: skip
 
 
-def v2(size: str = "1B", **lazy: int) -> PolicySettings:
+def v2(size: str = "1B", **lazy: Any) -> PolicySettings:
     """What the paper's figures imply: 512 context elements, each known by three embeddings and nothing else."""
     width, blocks, heads, embed = V2_SIZES[size]
     return PolicySettings(
