@@ -63,14 +63,36 @@ class SplitSettings(Section):
     """The days after that are held out."""
 
 
-class PolicySettings(Section):
-    """The V1 encoder-decoder (SPEC B, C.1-C.3)."""
+class LazySettings(Section):
+    """The lazy decoder's reading of its context (OneRec-V2, section 2.2)."""
 
+    kv_layers: Positive = 1
+    """L_kv: different keys and values of the context; consecutive blocks share one of them."""
+    kv_split: Annotated[int, Field(ge=1, le=2)] = 1
+    """S_kv: 2 makes values of their own beside the keys, 1 uses the keys as values."""
+    kv_groups: Annotated[int, Field(ge=0)] = 0
+    """G_kv: heads of keys and values, each shared by as many query heads; 0 means one for every query head."""
+    embed_width: Annotated[int, Field(ge=0)] = 0
+    """Width of the code embeddings; the paper's is about d_model / 20. 0 means d_model."""
+    context_mlp: bool = False
+    """Dense-LeakyReLU-Dense on the context's features instead of one linear map."""
+
+
+class PolicySettings(Section):
+    """The generative policy: its architecture, sizes and inputs (docs/architectures.md)."""
+
+    architecture: Literal["encoder_decoder", "lazy_decoder", "session_decoder"] = "encoder_decoder"
+    lazy: LazySettings = LazySettings()
+    """Read by ``lazy_decoder`` alone."""
+    session_items: Annotated[int, Field(ge=2)] = 5
+    """Items of a session that ``session_decoder`` generates together."""
     d_model: Annotated[int, Field(ge=8)] = 64
     heads: Positive = 4
     encoder_layers: Positive = 1
+    """The lazy decoder has no encoder."""
     decoder_layers: Positive = 1
     ffn: Positive = 128
+    """Hidden width of a feed-forward network: two matrices with GELU, in the lazy decoder SwiGLU (three)."""
     levels: Annotated[int, Field(ge=2, le=5)] = 3
     codes: Annotated[int, Field(ge=2, le=65536)] = 96
     """Codebook size N_t of every level."""
@@ -91,14 +113,31 @@ class PolicySettings(Section):
     """Representatives kept by the lifelong compression; 0 turns the pathway off."""
     lifelong_queries: Positive = 8
     lifelong_blocks: Positive = 2
+    vid_input: bool = True
+    """A history item is known by the embedding of its hashed id."""
     sid_input: bool = True
-    """Add the semantic-ID code embeddings (shared with the decoder) to a history item's vid embedding."""
+    """A history item is known by its semantic ID's code embeddings (shared with the decoder)."""
+    side_inputs: bool = True
+    """A history event also brings author, tags, time, play time, duration and labels."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> PolicySettings:
+    def _consistent(self) -> PolicySettings:
+        lazy = self.lazy
         if self.d_model % self.heads:
             raise ValueError(f"policy.heads must divide policy.d_model, got {self.heads} and {self.d_model}")
+        if not (self.vid_input or self.sid_input):
+            raise ValueError("policy.vid_input and policy.sid_input must not both be false")
+        if lazy.kv_groups and self.heads % lazy.kv_groups:
+            raise ValueError(f"policy.lazy.kv_groups must divide policy.heads ({self.heads}), got {lazy.kv_groups}")
+        if lazy.kv_layers > self.decoder_layers:
+            raise ValueError(
+                f"policy.lazy.kv_layers must be at most policy.decoder_layers ({self.decoder_layers}), got {lazy.kv_layers}"
+            )
+        if lazy.embed_width > self.d_model:
+            raise ValueError(
+                f"policy.lazy.embed_width must be at most policy.d_model ({self.d_model}), got {lazy.embed_width}"
+            )
         return self
 
 

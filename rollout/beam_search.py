@@ -18,7 +18,10 @@ from common.policy import Memory, Policy
 
 @dataclass(frozen=True, slots=True)
 class Beams:
-    """The best sequences of each user, best first. A constrained search that ran out of legal ones pads with -inf."""
+    """The best sequences of each user, best first. A constrained search that ran out of legal ones pads with -inf.
+
+    A session of several items is their levels one after another.
+    """
 
     codes: Tensor  # (R, W, K) int64
     log_probs: Tensor  # (R, W, K) fp32, per level
@@ -47,26 +50,28 @@ class TensorTrie:
 
 
 @torch.no_grad()
-def beam_search(policy: Policy, memory: Memory, width: int, trie: TensorTrie | None = None) -> Beams:
-    """The ``width`` most probable semantic IDs of each user (level 1 keeps min(width, V)).
+def beam_search(policy: Policy, memory: Memory, width: int, trie: TensorTrie | None = None, items: int = 1) -> Beams:
+    """The ``width`` most probable semantic IDs of each user (level 1 keeps min(width, V)), or with a session decoder the
+    most probable sessions of ``items`` of them.
 
     Exact among prefixes kept: every level scores all extensions of all kept beams before cutting to ``width``.
     """
     users = len(memory.mask)
     device = memory.mask.device
     score = torch.zeros(users, 1, device=device)
-    nodes = torch.zeros(users, 1, dtype=torch.int64, device=device)
     codes = torch.empty(users, 1, 0, dtype=torch.int64, device=device)
+    nodes = codes.new_zeros(users, 1)
     log_probs = torch.empty(users, 1, 0, device=device)
     cache: list[tuple[Tensor, Tensor]] = []
-    for level in range(policy.settings.levels):
-        logits, cache = policy.step(memory, codes[..., -1] if level else None, cache)
+    for position in range(items * policy.settings.levels):
+        level = position % policy.settings.levels
+        logits, cache = policy.step(memory, codes[..., -1] if position else None, cache)
         level_log_probs = logits.log_softmax(-1)
         if trie is None:
             child_codes, child_nodes = _all_codes(level_log_probs), None
             candidates = level_log_probs
         else:
-            child_codes, child_nodes, exists = trie.children(level, nodes)
+            child_codes, child_nodes, exists = trie.children(level, nodes if level else torch.zeros_like(nodes))
             candidates = level_log_probs.gather(-1, child_codes).masked_fill(~exists, float("-inf"))
         total = (score.unsqueeze(-1) + candidates).flatten(1)
         score, flat = total.topk(min(width, total.shape[1]))

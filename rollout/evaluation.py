@@ -147,7 +147,8 @@ def evaluate_policy(
 
 @torch.no_grad()
 def next_token_losses(policy: Policy, engine: GenerationEngine, data: EvaluationSet, batch: int = 128) -> FloatArray:
-    """Per-level NTP loss (K,), the mean over all test impressions, contexts frozen."""
+    """Per-level NTP loss (K,), the mean over all test impressions, contexts frozen; a session-wise policy reads a user's
+    impressions as sessions of consecutive items."""
     device = next(policy.parameters()).device
     total, count = np.zeros(policy.settings.levels), 0
     for start in range(0, len(data.users), batch):
@@ -162,7 +163,7 @@ def next_token_losses(policy: Policy, engine: GenerationEngine, data: Evaluation
             rows[r, : len(user.next_tokens)] = user.next_tokens
             mask[r, : len(user.next_tokens)] = True
         codes = torch.from_numpy(engine.index.sids[rows].astype(np.int64)).to(device)
-        losses = -policy.log_probs(memory, codes).cpu().numpy()
+        losses = -policy.session_log_probs(memory, codes).cpu().numpy()
         total += losses[mask].sum(0)
         count += int(mask.sum())
     return total / max(count, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from common.context import Context, UserEvents
@@ -12,6 +14,24 @@ NOW_MS = 1_700_000_000_000
 TINY = PolicySettings(
     d_model=32, heads=4, ffn=64, codes=8, feature_width=8, static_fields=["age"], short_length=5, positive_length=4
 )
+
+
+def tiny(**changes: Any) -> PolicySettings:
+    """`TINY` with some settings changed, and validated again."""
+    return PolicySettings(**TINY.model_dump() | changes)
+
+
+LIFELONG: dict[str, Any] = {"lifelong_length": 6, "lifelong_queries": 3}
+GROUPED = {"kv_layers": 2, "kv_split": 2, "kv_groups": 2, "embed_width": 12, "context_mlp": True}
+ARCHITECTURES = {
+    "encoder-decoder": TINY,
+    "encoder-decoder-lifelong": tiny(**LIFELONG),
+    "lazy": tiny(architecture="lazy_decoder"),
+    "lazy-grouped": tiny(architecture="lazy_decoder", decoder_layers=5, lazy=GROUPED, **LIFELONG),
+    "session": tiny(architecture="session_decoder", session_items=3, **LIFELONG),
+    "session-codes-only": tiny(architecture="session_decoder", session_items=2, vid_input=False, side_inputs=False),
+}
+"""Every architecture, in settings that reach all of its parts."""
 
 
 def make_index(items: int = 60, codes: int = 8, levels: int = 3, seed: int = 0) -> ItemIndex:

@@ -192,7 +192,7 @@ class Fitter:
         device = self.parameters[0].device
         codes, mask = pad_targets([sample.codes for sample in samples])
         inputs = self.featurizer([sample.context for sample in samples]).to(device)
-        log_probs = self.policy.log_probs(self.policy.encode(inputs), codes.to(device))
+        log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes.to(device))
         loss = next_token_loss(log_probs, mask.to(device)) * (mask.sum().item() / targets)
         return loss.item(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
 

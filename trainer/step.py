@@ -24,7 +24,7 @@ from trainer.parallel import Ranks
 
 @dataclass(frozen=True, slots=True)
 class SftSample:
-    """One kept session: its context as-of the session and its target items' semantic IDs (T, K)."""
+    """One kept session: its context as-of the session and its target items' semantic IDs (T, K), as they were shown."""
 
     context: Context
     codes: npt.NDArray[np.int64]
@@ -107,7 +107,7 @@ class TrainingStep:
         device = self.parameters[0].device
         inputs, codes, mask = self.featurizer([s.context for s in samples]).to(device), codes.to(device), mask.to(device)
         with autocast(device, self.settings.trainer.precision):
-            log_probs = self.policy.log_probs(self.policy.encode(inputs), codes)
+            log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes)
         share = int(mask.sum()) / all_targets
         (next_token_loss(log_probs, mask) * share).backward()
         return -log_probs.detach()[mask].sum(0)

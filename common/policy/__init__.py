@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from safetensors.torch import load, save
 
 from common.policy.encoder_decoder import EncoderDecoder
+from common.policy.lazy_decoder import LazyDecoder
 from common.policy.policy import Memory, Policy
+from common.policy.session_decoder import SessionDecoder
 from common.settings import PolicySettings
 
-__all__ = ["Memory", "Policy", "build_policy", "load_weights", "to_blob"]
+__all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "load_weights", "to_blob"]
+
+ARCHITECTURES: dict[str, Callable[[PolicySettings], Policy]] = {
+    "encoder_decoder": EncoderDecoder,
+    "lazy_decoder": LazyDecoder,
+    "session_decoder": SessionDecoder,
+}
 
 
 def build_policy(settings: PolicySettings, seed: int = 0) -> Policy:
     """A freshly initialised policy, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EncoderDecoder(settings)
+        return ARCHITECTURES[settings.architecture](settings)
 
 
 def to_blob(policy: Policy) -> bytes:

@@ -15,10 +15,10 @@ from torch.nn import functional
 KeysValues = tuple[Tensor, Tensor]
 
 
-def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
-    """A linear layer with variance-preserving normal initialisation."""
+def linear(inputs: int, outputs: int, bias: bool = False, std: float | None = None) -> nn.Linear:
+    """A linear layer with normal initialisation, which preserves variance unless ``std`` is given."""
     layer = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    nn.init.normal_(layer.weight, std=inputs**-0.5 if std is None else std)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
@@ -80,6 +80,21 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) -> (…, D)."""
         out: Tensor = self.down(functional.gelu(self.up(x)))
+        return out
+
+
+class SwiGlu(nn.Module):
+    """Gated FFN: three matrices, SiLU on the gate."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = linear(width, hidden)
+        self.up = linear(width, hidden)
+        self.down = linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) -> (…, D)."""
+        out: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
         return out
 
 

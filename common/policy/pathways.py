@@ -1,9 +1,11 @@
-"""The encoder's four pathways (OneRec technical report, section 2.2): user static, short-term, positive feedback, lifelong.
+"""A context's four pathways (OneRec technical report, section 2.2): user static, short-term, positive feedback, lifelong.
 
-Embedding tables are shared by the pathways; every pathway has its own MLP.
+Embedding tables are shared by the pathways; in an encoder every pathway has its own MLP.
 """
 
 from __future__ import annotations
+
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -39,43 +41,55 @@ class CodeTables(nn.Module):
         """Embeddings (…, D) of codes (…) of one level."""
         return functional.embedding(codes, self.weight[level])
 
-    def sum_of_codes(self, shifted: Tensor) -> Tensor:
-        """(…, K) of codes + 1, 0 for an unknown item -> the sum of the level embeddings (…, D), zero if unknown."""
+    def all_levels(self, shifted: Tensor) -> Tensor:
+        """(…, K) of codes + 1, 0 for an unknown item -> the level embeddings (…, K, D), zero if unknown."""
         levels, codes, _ = self.weight.shape
         rows = (shifted - 1).clamp(min=0) + torch.arange(levels, device=shifted.device) * codes
-        summed = functional.embedding(rows, self.weight.flatten(0, 1)).sum(-2)
-        return summed * (shifted[..., :1] > 0)
+        return functional.embedding(rows, self.weight.flatten(0, 1)) * (shifted > 0).unsqueeze(-1)
 
 
 class EventEmbedding(nn.Module):
-    """Feature groups of one history position, concatenated: [vid; author; tag; time; play; duration; labels]."""
+    """Feature groups of one history position, concatenated: [item; author; tag; time; play; duration; labels].
 
-    def __init__(self, policy: PolicySettings, codes: CodeTables) -> None:
+    The item is the sum of its id's and its codes' embeddings, or all of them side by side (``side_by_side``).
+    """
+
+    def __init__(self, policy: PolicySettings, codes: CodeTables, side_by_side: bool) -> None:
         super().__init__()
-        width = policy.feature_width
-        self.sid_input = policy.sid_input
-        self.codes = codes
-        self.vid = table(policy.item_buckets, policy.d_model)
-        self.author = table(policy.author_buckets, width)
-        self.tag = table(policy.tag_buckets, width)
-        self.age = table(BUCKETS, width)
-        self.hour = table(25, width)
-        self.weekday = table(8, width)
-        self.play = table(BUCKETS, width)
-        self.duration = table(BUCKETS, width)
-        self.label = nn.Parameter(torch.randn(LABEL_BITS, width) * 0.02)
-        self.width = policy.d_model + 6 * width
+        levels, _, code_width = codes.weight.shape
+        self.settings, self.codes, self.side_by_side = policy, codes, side_by_side
+        self.width = code_width * (policy.vid_input + levels * policy.sid_input if side_by_side else 1)
+        if policy.vid_input:
+            self.vid = table(policy.item_buckets, code_width)
+        if policy.side_inputs:
+            width = policy.feature_width
+            self.author = table(policy.author_buckets, width)
+            self.tag = table(policy.tag_buckets, width)
+            self.age = table(BUCKETS, width)
+            self.hour = table(25, width)
+            self.weekday = table(8, width)
+            self.play = table(BUCKETS, width)
+            self.duration = table(BUCKETS, width)
+            self.label = nn.Parameter(torch.randn(LABEL_BITS, width) * 0.02)
+            self.width += 6 * width
 
     def forward(self, e: EventFeatures) -> Tensor:
         """Event features (R, L) -> (R, L, self.width)."""
-        vid = self.vid(e.vid)
-        if self.sid_input:
-            vid = vid + self.codes.sum_of_codes(e.sids)
+        return torch.cat([*self._item(e), *(self._side(e) if self.settings.side_inputs else ())], -1)
+
+    def _item(self, e: EventFeatures) -> list[Tensor]:
+        parts = [self.vid(e.vid)] if self.settings.vid_input else []
+        if self.settings.sid_input:
+            levels = self.codes.all_levels(e.sids)
+            parts.append(levels.flatten(-2) if self.side_by_side else levels.sum(-2))
+        return parts if self.side_by_side else [reduce(torch.add, parts)]
+
+    def _side(self, e: EventFeatures) -> list[Tensor]:
         tag = (self.tag(e.tags) * e.tag_weight.unsqueeze(-1)).sum(-2)
         bits = (e.labels.unsqueeze(-1) >> torch.arange(LABEL_BITS, device=e.labels.device)) & 1
         time = self.age(e.age) + self.hour(e.hour) + self.weekday(e.weekday)
-        parts = [vid, self.author(e.author), tag, time, self.play(e.play), self.duration(e.duration)]
-        return torch.cat([*parts, bits.to(self.label.dtype) @ self.label], -1)
+        labels = bits.to(self.label.dtype) @ self.label
+        return [self.author(e.author), tag, time, self.play(e.play), self.duration(e.duration), labels]
 
 
 class LifelongQueries(nn.Module):

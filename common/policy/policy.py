@@ -21,25 +21,34 @@ from common.settings import PolicySettings
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The encoded context: what every decoder block attends to, computed once per context."""
+    """The encoded context: what every decoder block attends to, computed once per context.
 
-    keys_values: list[KeysValues]
-    mask: Tensor  # (R, 1, 1, S), True where visible
+    Blocks may share keys and values; none of them is copied per target or beam.
+    """
+
+    keys_values: list[KeysValues]  # one pair per block
+    mask: Tensor  # (R, 1, 1, S), True where visible, or an additive float bias
 
 
 Cache = list[KeysValues]
 """Keys and values of the positions decoded so far, one pair per block."""
 
 
+def positions(cache: Cache) -> int:
+    """How many positions have been decoded."""
+    return cache[0][0].shape[-2] if cache else 0
+
+
 class Policy(nn.Module, ABC):
     """A generative policy. All log-probabilities come from one fp32 softmax per level, without temperature or mask."""
 
-    def __init__(self, policy: PolicySettings, code_width: int) -> None:
-        """``code_width``: of the code tables, which history items, decoder inputs and perhaps the heads share."""
+    def __init__(self, policy: PolicySettings, code_width: int, side_by_side: bool = False) -> None:
+        """``code_width``: of the code tables, which history items, decoder inputs and perhaps the heads share;
+        ``side_by_side``: whether a history item's embeddings are concatenated, or summed."""
         super().__init__()
         self.settings = policy
         self.codes = CodeTables(policy.levels, policy.codes, code_width)
-        self.event = EventEmbedding(policy, self.codes)
+        self.event = EventEmbedding(policy, self.codes, side_by_side)
         self.user = table(policy.user_buckets, policy.static_width)
         self.static = table(policy.static_buckets, policy.static_width)
         self.static_features_width = policy.static_width * (1 + len(policy.static_fields))
@@ -80,16 +89,33 @@ class Policy(nn.Module, ABC):
 
     def log_probs(self, memory: Memory, codes: Tensor) -> Tensor:
         """log pi of each level of each target: codes (R, T, K) -> (R, T, K), fp32."""
-        return self.logits(memory, codes).log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+        return gather_codes(self.logits(memory, codes), codes)
+
+    def session_log_probs(self, memory: Memory, codes: Tensor) -> Tensor:
+        """log pi of the items (R, T, K) that were shown together, in their order -> (R, T, K), fp32: what is trained.
+
+        To a point-wise policy they are independent targets. `log_probs` is that of candidates for the next item.
+        """
+        return self.log_probs(memory, codes)
 
     def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         """One level for all beams: the previous level's codes (R, B), or None at level 1 -> fp32 logits (R, B, V)."""
-        level = cache[0][0].shape[-2] if cache else 0
+        level = positions(cache)
         begin = self.begin.expand(len(memory.mask), 1, -1)
         token = begin if previous is None else self.embed(level - 1, previous)
-        hidden = (token + self.level[level]).unsqueeze(2)
+        hidden, grown = self.advance(memory, token + self.level[level], cache)
+        return self.head(level, hidden).float(), grown
+
+    def advance(self, memory: Memory, token: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """One position (R, B, D) through all blocks -> their output (R, B, D) and the grown cache."""
+        hidden = token.unsqueeze(2)
         grown: Cache = []
         for k, block in enumerate(self.blocks):
             hidden, own = block.step(hidden, cache[k] if cache else None, memory.keys_values[k], memory.mask)
             grown.append(own)
-        return self.head(level, hidden.squeeze(2)).float(), grown
+        return hidden.squeeze(2), grown
+
+
+def gather_codes(logits: Tensor, codes: Tensor) -> Tensor:
+    """Log-probabilities (…) that softmaxes of logits (…, V) give to codes (…)."""
+    return logits.log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,34 @@ def test_profile_below_environment_below_command_line(profile: Path, monkeypatch
         ("rl.rat=1", "unknown key rl.rat"),
         ("rl.rate=7", "rl.rate: Input should be less than or equal to 1, got 7"),
         ("policy.heads=5", "policy.heads must divide policy.d_model, got 5 and 64"),
+        (
+            "policy.architecture=rnn",
+            "policy.architecture: Input should be 'encoder_decoder', 'lazy_decoder' or 'session_decoder'",
+        ),
+        ("policy.lazy.kv_groups=3", "policy.lazy.kv_groups must divide policy.heads (4), got 3"),
+        ("policy.lazy.kv_layers=2", "policy.lazy.kv_layers must be at most policy.decoder_layers (1), got 2"),
+        ("policy.lazy.kv_split=3", "policy.lazy.kv_split: Input should be less than or equal to 2, got 3"),
+        ("policy.lazy.embed_width=65", "policy.lazy.embed_width must be at most policy.d_model (64), got 65"),
+        ("policy.session_items=1", "policy.session_items: Input should be greater than or equal to 2, got 1"),
         ("rl.rate", "expected key=value"),
         ("trainer.targets=some", "trainer.targets: Input should be 'all' or 'positive', got 'some'"),
     ],
 )
 def test_errors_name_key_value_and_range(override: str, words: str) -> None:
-    with pytest.raises(SettingsError, match=words.replace(".", r"\.")):
+    with pytest.raises(SettingsError, match=re.escape(words)):
         load_settings("", [override])
+
+
+def test_a_history_item_must_be_known_by_something() -> None:
+    with pytest.raises(SettingsError, match=r"policy\.vid_input and policy\.sid_input must not both be false"):
+        load_settings("", ["policy.vid_input=false", "policy.sid_input=false"])
+
+
+@pytest.mark.parametrize("architecture", ["lazy_decoder", "session_decoder"])
+@pytest.mark.parametrize("profile", ["amazon", "demo", "kuairand", "test"])
+def test_a_shipped_profile_takes_another_architecture(profile: str, architecture: str) -> None:
+    changed = load_settings(profile, [f"policy.architecture={architecture}"]).policy
+    assert changed == load_settings(profile).policy.model_copy(update={"architecture": architecture})
 
 
 def test_unknown_profiles_and_broken_files_are_errors(tmp_path: Path) -> None:

@@ -177,6 +177,21 @@ def test_the_loop_closes(finished: tuple[Up, dict[str, Any], dict[str, int]]) ->
     assert len(list(up.run.report.glob("*.png"))) == 8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["lazy_decoder", "session_decoder"])
+def test_the_loop_closes_around_another_architecture(tmp_path: Path, architecture: str) -> None:
+    up = Up.start(tmp_path, "--set", f"policy.architecture={architecture}", "--report", str(tmp_path / "report.json"))
+    try:
+        assert up.ended() == 0, up.output.read_text()
+    finally:
+        up.process.kill()
+        up.process.wait()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["groups"]["trained"] > 10
+    assert report["parity"]["mean_abs_ratio_error"] < 1e-3
+    assert report["staleness"]["max"] <= up.run.settings.sync.max_lag
+
+
 def test_new_items_are_indexed_once_and_used_without_a_restart(
     finished: tuple[Up, dict[str, Any], dict[str, int]],
 ) -> None:

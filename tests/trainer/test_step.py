@@ -6,18 +6,21 @@ import torch
 
 from common.features import Featurizer
 from common.policy import Policy, build_policy
-from common.settings import load_settings
+from common.settings import PolicySettings, load_settings
 from rollout.engine import GenerationEngine
-from tests.factories import TINY, make_context, make_index
+from tests.factories import ARCHITECTURES, TINY, make_context, make_index
 from trainer.step import RlSample, SftSample, TrainingStep, autocast, pad_targets
 
 SETTINGS = load_settings(
     "", ["rl.group_size=40", "trainer.learning_rate=0.01", "trainer.sparse_learning_rate=0.01"]
 ).model_copy(update={"policy": TINY})
 
+every_architecture = pytest.mark.parametrize("settings", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 
-def make_step(seed: int = 0) -> TrainingStep:
-    return TrainingStep(build_policy(TINY, seed), Featurizer(TINY, make_index()), SETTINGS)
+
+def make_step(seed: int = 0, policy: PolicySettings = TINY) -> TrainingStep:
+    settings = SETTINGS.model_copy(update={"policy": policy})
+    return TrainingStep(build_policy(policy, seed), Featurizer(policy, make_index()), settings)
 
 
 def sft(count: int = 6) -> list[SftSample]:
@@ -29,14 +32,15 @@ def rl(policy: Policy) -> RlSample:
     index, context = make_index(), make_context(8)
     [candidates] = GenerationEngine(policy, index, 40).generate([context])
     advantages = np.linspace(1, -1, 40).astype(np.float32)
-    featurizer = Featurizer(TINY, index)
+    featurizer = Featurizer(policy.settings, index)
     return RlSample(
         context, featurizer, candidates.codes, candidates.log_probs, advantages, index.is_legal(candidates.codes)
     )
 
 
-def test_steps_lower_the_loss_and_report_each_level() -> None:
-    step = make_step()
+@every_architecture
+def test_steps_lower_the_loss_and_report_each_level(settings: PolicySettings) -> None:
+    step = make_step(policy=settings)
     first = step.run(sft(), [], 0)
     for k in range(1, 30):
         last = step.run(sft(), [], k)
@@ -45,8 +49,9 @@ def test_steps_lower_the_loss_and_report_each_level() -> None:
     assert sum(last.loss_per_level) < 0.7 * sum(first.loss_per_level)
 
 
-def test_a_fresh_group_has_ratio_one_and_moves_the_policy_towards_its_advantages() -> None:
-    step = make_step()
+@every_architecture
+def test_a_fresh_group_has_ratio_one_and_moves_the_policy_towards_its_advantages(settings: PolicySettings) -> None:
+    step = make_step(policy=settings)
     group = rl(step.policy)
     metrics = step.run([], [group], 0)
     assert abs(metrics.mean_ratio - 1) < 1e-5
@@ -88,12 +93,13 @@ def test_nothing_to_train_on_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, step.policy.parameters(), strict=True))
 
 
-def test_shared_contexts_give_the_per_item_loss() -> None:
+@pytest.mark.parametrize("name", [name for name, s in ARCHITECTURES.items() if s.architecture != "session_decoder"])
+def test_shared_contexts_give_the_per_item_loss(name: str) -> None:
     """Targets that share a context cost one encoder pass and have the same losses as trained one by one."""
-    step = make_step()
+    step, other = make_step(policy=ARCHITECTURES[name]), make_step(policy=ARCHITECTURES[name])
     context, codes = make_context(12), make_index().sids[:4].astype(np.int64)
     together = step.run([SftSample(context, codes)], [], 0)
-    alone = make_step().run([SftSample(context, codes[k : k + 1]) for k in range(4)], [], 0)
+    alone = other.run([SftSample(context, codes[k : k + 1]) for k in range(4)], [], 0)
     np.testing.assert_allclose(together.loss_per_level, alone.loss_per_level, rtol=1e-5)
     np.testing.assert_allclose(together.sft_grad_norm, alone.sft_grad_norm, rtol=1e-4)
 
@@ -134,3 +140,16 @@ def test_bf16_stays_close_to_fp32() -> None:
             metrics = step.run(sft(), [], number)
         last[precision] = sum(metrics.loss_per_level)
     assert last["bf16"] == pytest.approx(last["fp32"], rel=0.05)
+
+
+def test_a_session_decoder_learns_from_the_items_before() -> None:
+    """What is shown first decides what follows: only a policy that reads its session's items can tell."""
+    context = make_context(3)
+    pairs = [np.array([[a, a, a], [b, b, b]], np.int64) for a, b in ((1, 5), (2, 6), (3, 7))]
+    losses = []
+    for name in ("session-codes-only", "encoder-decoder"):
+        step = make_step(policy=ARCHITECTURES[name])
+        for k in range(60):
+            metrics = step.run([SftSample(context, codes) for codes in pairs], [], k)
+        losses.append(sum(metrics.loss_per_level))
+    assert losses[0] < 0.5 * np.log(3) + 0.1 < 0.9 * losses[1]
