@@ -6,12 +6,16 @@ import numpy as np
 
 from common.context import Context, UserEvents
 from common.item_index import ItemIndex
-from common.settings import PolicySettings
+from common.settings import MoeSettings, PolicySettings
 
 NOW_MS = 1_700_000_000_000
 TINY = PolicySettings(
     d_model=32, heads=4, ffn=64, codes=8, feature_width=8, static_fields=["age"], short_length=5, positive_length=4
 )
+MIXED = TINY.model_copy(
+    update={"moe": MoeSettings(experts=4, shared=1, width=16, gamma=1e-2, encoder_blocks=[0], decoder_blocks=[0])}
+)
+"""The same with mixtures of experts in both stacks."""
 
 
 def make_index(items: int = 60, codes: int = 8, levels: int = 3, seed: int = 0) -> ItemIndex:

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.context import Context
 from common.features import Featurizer
 from common.policy import Policy
+from common.policy.moe import Routing, balance
 from common.settings import Settings
 from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
 from trainer.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
@@ -56,6 +57,8 @@ class StepMetrics:
     rl_grad_norm: float = 0.0
     clipped_share: float = 0.0
     mean_ratio: float = 0.0
+    max_violation: float | None = None
+    """Largest expert load over the mean, minus 1, in the worst mixture; None where none was trained on targets."""
 
 
 class TrainingStep:
@@ -77,19 +80,23 @@ class TrainingStep:
             return metrics
         torch.manual_seed(self.settings.seed * 1_000_003 + step)  # dropout, where a profile has any
         self.optimizer.zero_grad(set_to_none=True)
+        routing = Routing()
         if samples:
-            self._next_token(samples, metrics)
+            self._next_token(samples, routing, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.trainer.clip_norm)
         self.optimizer.step()
+        metrics.max_violation = balance([routing])
         return metrics
 
-    def _next_token(self, samples: list[SftSample], metrics: StepMetrics) -> None:
+    def _next_token(self, samples: list[SftSample], routing: Routing, metrics: StepMetrics) -> None:
         codes, mask = pad_targets([s.codes for s in samples])
         self.policy.train()
-        log_probs = self.policy.log_probs(self.policy.encode(self.featurizer([s.context for s in samples])), codes)
-        next_token_loss(log_probs, mask).backward()
+        with routing:
+            memory = self.policy.encode(self.featurizer([s.context for s in samples]))
+            log_probs = self.policy.log_probs(memory, codes, mask)
+        (next_token_loss(log_probs, mask) + routing.auxiliary_loss).backward()
         metrics.targets = int(mask.sum())
         metrics.loss_per_level = (-log_probs.detach()[mask].mean(0)).tolist()
         metrics.sft_grad_norm = self._gradient_norm([p.grad for p in self.policy.parameters()])

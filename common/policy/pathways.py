@@ -56,7 +56,7 @@ class EventEmbedding(nn.Module):
         self.sid_input = policy.sid_input
         self.codes = codes
         self.vid = table(policy.item_buckets, policy.d_model)
-        self.author = table(policy.author_buckets, width)
+        self.author = table(policy.author_buckets, policy.author_width or width)
         self.tag = table(policy.tag_buckets, width)
         self.age = table(BUCKETS, width)
         self.hour = table(25, width)
@@ -64,7 +64,7 @@ class EventEmbedding(nn.Module):
         self.play = table(BUCKETS, width)
         self.duration = table(BUCKETS, width)
         self.label = nn.Parameter(torch.randn(LABEL_BITS, width) * 0.02)
-        self.width = policy.d_model + 6 * width
+        self.width = policy.d_model + (policy.author_width or width) + 5 * width
 
     def forward(self, e: EventFeatures) -> Tensor:
         """Event features (R, L) -> (R, L, self.width)."""

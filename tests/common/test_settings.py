@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,17 @@ def test_profile_below_environment_below_command_line(profile: Path, monkeypatch
         ("rl.rat=1", "unknown key rl.rat"),
         ("rl.rate=7", "rl.rate: Input should be less than or equal to 1, got 7"),
         ("policy.heads=5", "policy.heads must divide policy.d_model, got 5 and 64"),
+        ("policy.moe.experts=2", "moe.encoder_blocks or moe.decoder_blocks must name a block, got none for moe.experts"),
+        ("policy.moe={experts=2,active=3,decoder_blocks=[0]}", "moe.active must be 2..moe.experts (2), got 3"),
+        ("policy.moe={experts=2,decoder_blocks=[1]}", "policy.moe.decoder_blocks must lie in 0..0, got 1"),
+        ("policy.moe.width=12", "policy.moe.width: Input should be a multiple of 8, got 12"),
+        ("policy={d_model=12,moe={experts=2,decoder_blocks=[0]}}", "policy.d_model must be a multiple of 8"),
         ("rl.rate", "expected key=value"),
         ("trainer.targets=some", "trainer.targets: Input should be 'all' or 'positive', got 'some'"),
     ],
 )
 def test_errors_name_key_value_and_range(override: str, words: str) -> None:
-    with pytest.raises(SettingsError, match=words.replace(".", r"\.")):
+    with pytest.raises(SettingsError, match=re.escape(words)):
         load_settings("", [override])
 
 

@@ -9,8 +9,9 @@ import torch
 from common.context import UserEvents
 from common.features import Featurizer
 from common.policy import build_policy
-from common.settings import load_settings
-from tests.factories import TINY, make_events, make_index
+from common.policy.moe import MixtureOfExperts
+from common.settings import PolicySettings, load_settings
+from tests.factories import MIXED, TINY, make_events, make_index
 from trainer.pretraining import (
     Fitter,
     UserLog,
@@ -88,23 +89,28 @@ def test_pretraining_lowers_the_loss_and_repeats_exactly() -> None:
 
 
 @pytest.mark.parametrize("workers", [2, 3, 50])
-def test_workers_share_a_batch_without_changing_its_gradient(workers: int) -> None:
+@pytest.mark.parametrize("tiny", [TINY, MIXED])
+def test_workers_share_a_batch_without_changing_its_gradient_or_the_balance(tiny: PolicySettings, workers: int) -> None:
     index = make_index()
     samples = session_samples([user(k) for k in range(20)], index, SETTINGS)
-    gradients, losses = [], []
+    gradients, losses, biases = [], [], []
     for count in (1, workers):
-        policy = build_policy(TINY)
+        policy = build_policy(tiny)
         pretraining = SETTINGS.pretrain.model_copy(update={"workers": count})
-        settings = SETTINGS.model_copy(update={"pretrain": pretraining})
+        settings = SETTINGS.model_copy(update={"pretrain": pretraining, "policy": tiny})
         with closing(
-            Fitter(policy, torch.optim.SGD(policy.parameters(), lr=0.0), Featurizer(TINY, index), settings)
+            Fitter(policy, torch.optim.SGD(policy.parameters(), lr=0.0), Featurizer(tiny, index), settings)
         ) as fitter:
             losses.append(fitter.fit(samples))
         gradients.append([p.grad for p in policy.parameters()])
+        biases.append([m.bias for m in policy.modules() if isinstance(m, MixtureOfExperts)])
     assert abs(losses[0] - losses[1]) < 1e-5
     for one, other in zip(*gradients, strict=True):
         assert one is not None
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    for mine, theirs in zip(*biases, strict=True):
+        assert mine.any()
+        assert torch.equal(mine, theirs)
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:

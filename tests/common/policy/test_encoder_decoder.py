@@ -9,7 +9,7 @@ from common.context import DAY_MS
 from common.features import Featurizer
 from common.policy import build_policy, load_weights, to_blob
 from common.settings import PolicySettings
-from tests.factories import TINY, make_context, make_index
+from tests.factories import MIXED, TINY, make_context, make_index
 
 LIFELONG = TINY.model_copy(update={"lifelong_length": 6, "lifelong_queries": 3})
 
@@ -18,7 +18,7 @@ def random_codes(*shape: int) -> torch.Tensor:
     return torch.randint(0, TINY.codes, (*shape, TINY.levels), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("settings", [TINY, LIFELONG])
+@pytest.mark.parametrize("settings", [TINY, LIFELONG, MIXED])
 @pytest.mark.parametrize("events", [0, 1, 40])
 def test_log_probs_of_all_codes_sum_to_one(settings: PolicySettings, events: int) -> None:
     policy = build_policy(settings).eval()
@@ -28,7 +28,7 @@ def test_log_probs_of_all_codes_sum_to_one(settings: PolicySettings, events: int
     assert total.abs().item() < 1e-5
 
 
-@pytest.mark.parametrize("settings", [TINY, LIFELONG])
+@pytest.mark.parametrize("settings", [TINY, LIFELONG, MIXED])
 def test_a_context_is_not_changed_by_what_shares_its_batch(settings: PolicySettings) -> None:
     """Padding and masks: a short history beside a long one gives the log-probs it gives alone."""
     policy, featurize = build_policy(settings).eval(), Featurizer(settings, make_index())
@@ -60,9 +60,10 @@ def test_a_level_sees_only_the_levels_before_it() -> None:
     assert not torch.allclose(policy.logits(memory, codes)[..., 1, :], policy.logits(memory, other)[..., 1, :])
 
 
-def test_steps_equal_the_teacher_forced_pass() -> None:
-    policy = build_policy(LIFELONG).eval()
-    memory = policy.encode(Featurizer(LIFELONG, make_index())([make_context(9), make_context(1)]))
+@pytest.mark.parametrize("settings", [LIFELONG, MIXED])
+def test_steps_equal_the_teacher_forced_pass(settings: PolicySettings) -> None:
+    policy = build_policy(settings).eval()
+    memory = policy.encode(Featurizer(settings, make_index())([make_context(9), make_context(1)]))
     codes = random_codes(2, 5)
     forced = policy.logits(memory, codes)
     first, cache = policy.step(memory, None, [])
@@ -73,11 +74,12 @@ def test_steps_equal_the_teacher_forced_pass() -> None:
         torch.testing.assert_close(logits, forced[:, :, level], atol=1e-5, rtol=0)
 
 
-def test_gradients_reach_every_weight() -> None:
-    policy = build_policy(LIFELONG).train()
+@pytest.mark.parametrize("settings", [LIFELONG, MIXED])
+def test_gradients_reach_every_weight(settings: PolicySettings) -> None:
+    policy = build_policy(settings).train()
     contexts = [make_context(50, seed=s) for s in range(4)]
     tomorrow = [replace(c, time_ms=c.time_ms + DAY_MS) for c in contexts]
-    memory = policy.encode(Featurizer(LIFELONG, make_index())(tomorrow))
+    memory = policy.encode(Featurizer(settings, make_index())(tomorrow))
     policy.log_probs(memory, random_codes(4, 3)).sum().backward()
     dead = [name for name, p in policy.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert not dead
