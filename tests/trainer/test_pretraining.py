@@ -22,6 +22,7 @@ from trainer.pretraining import (
     session_samples,
     target_codes,
 )
+from trainer.step import SftSample
 
 SETTINGS = load_settings(
     "",
@@ -93,6 +94,7 @@ def test_pretraining_lowers_the_loss_and_repeats_exactly() -> None:
 def test_workers_share_a_batch_without_changing_its_gradient_or_the_balance(tiny: PolicySettings, workers: int) -> None:
     index = make_index()
     samples = session_samples([user(k) for k in range(20)], index, SETTINGS)
+    samples = [samples[0], *(SftSample(s.context, s.codes[:1]) for s in samples[1:])]  # much padding in large shares
     gradients, losses, biases = [], [], []
     for count in (1, workers):
         policy = build_policy(tiny)
@@ -111,6 +113,25 @@ def test_workers_share_a_batch_without_changing_its_gradient_or_the_balance(tiny
     for mine, theirs in zip(*biases, strict=True):
         assert mine.any()
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(("alpha", "same"), [(0.0, True), (1.0, False)])
+def test_the_auxiliary_loss_weighs_as_much_with_any_number_of_workers(alpha: float, same: bool) -> None:
+    """Copies of one sample: every share has the whole batch's auxiliary loss."""
+    index = make_index()
+    samples = session_samples([user(1)], index, SETTINGS)[:1] * 4
+    gradients = []
+    for workers, balancing in ((1, "none"), (1, "auxiliary"), (4, "auxiliary")):
+        moe = MIXED.moe.model_copy(update={"balancing": balancing, "alpha": alpha})
+        policy = build_policy(MIXED.model_copy(update={"moe": moe}))
+        settings = SETTINGS.model_copy(update={"pretrain": SETTINGS.pretrain.model_copy(update={"workers": workers})})
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+        with closing(Fitter(policy, optimizer, Featurizer(MIXED, index), settings)) as fitter:
+            fitter.fit(samples)
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
+    plain, alone, shared = gradients
+    assert torch.allclose(plain, alone, atol=1e-6, rtol=1e-4) == same
+    torch.testing.assert_close(alone, shared, atol=1e-6, rtol=1e-4)
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from common.features import Featurizer
 from common.policy import Policy, build_policy, load_weights, to_blob
-from common.policy.moe import MixtureOfExperts
+from common.policy.moe import MixtureOfExperts, Routing, all_loads, max_violation
 from common.settings import PolicySettings, load_settings
 from rollout.engine import GenerationEngine
 from tests.factories import MIXED, TINY, make_context, make_index
@@ -98,6 +98,20 @@ def test_each_step_moves_the_biases_of_all_mixtures_once_and_rollout_groups_move
     assert step.run([], [rl(step.policy)], 1).max_violation is None
     assert torch.equal(biases(step.policy), moved)
     assert make_step().run(sft(), [], 0).max_violation is None
+
+
+def test_the_reported_violation_is_that_of_the_real_targets() -> None:
+    policy = MIXED.model_copy(update={"moe": MIXED.moe.model_copy(update={"encoder_blocks": []})})
+    step, mixtures = make_step(policy=policy), make_step(policy=policy).policy
+    samples = [SftSample(s.context, s.codes[: 1 if n else 3]) for n, s in enumerate(reversed(sft()))]
+    passes = []
+    for sample in samples:
+        with Routing() as routing:
+            memory = mixtures.encode(step.featurizer([sample.context]))
+            mixtures.log_probs(memory, torch.from_numpy(sample.codes)[None])
+        passes.append(routing)
+    expected = max(max_violation(load) for load in all_loads(passes).values())
+    assert step.run(samples, [], 0).max_violation == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("balancing", ["auxiliary", "none"])
