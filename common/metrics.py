@@ -73,6 +73,9 @@ TRAINER_GRADIENT_NORM = _gauge(
 TRAINER_PARITY_ERROR = _gauge(
     "onerec_trainer_parity_error_ratio", "Mean |ratio - 1| of recomputed to reported probabilities, last checked group."
 )
+TRAINER_LOAD_VIOLATION = _gauge(
+    "onerec_trainer_load_violation_ratio", "Largest expert load of the last step over the mean, minus 1, worst mixture."
+)
 TRAINER_CLIPPED_SHARE = _gauge("onerec_trainer_clipped_share_ratio", "Share of policy ratios clipped in the last step.")
 
 ROLLOUT_GROUPS_PRODUCED = _counter(

@@ -63,6 +63,37 @@ class SplitSettings(Section):
     """The days after that are held out."""
 
 
+class MoeSettings(Section):
+    """Mixtures of experts in place of dense FFNs (OneRec technical report, table 1; balancing as in DeepSeek-V3)."""
+
+    experts: Annotated[int, Field(ge=0)] = 0
+    """Routed experts of a mixture; 0 keeps every FFN dense."""
+    active: Annotated[int, Field(ge=2)] = 2
+    """Experts per token. With a single one its normalised gate is always 1, and the router would learn nothing."""
+    shared: Annotated[int, Field(ge=0)] = 0
+    """Experts that every token goes through beside those."""
+    width: Annotated[int, Field(ge=0, multiple_of=8)] = 0
+    """Hidden width of an expert; 0 is 2/3 * 4 * d_model rounded up to a multiple of 128."""
+    encoder_blocks: list[Annotated[int, Field(ge=0)]] = []
+    """Blocks of the encoder, from 0, that have a mixture."""
+    decoder_blocks: list[Annotated[int, Field(ge=0)]] = []
+    """The same for the decoder."""
+    balancing: Literal["loss_free", "auxiliary", "none"] = "loss_free"
+    """``loss_free`` moves selection biases, ``auxiliary`` adds a loss."""
+    gamma: Rate = 1e-3
+    """Step of the biases; 1e-2 suits runs under five thousand steps."""
+    alpha: Weight = 1e-2
+    """Weight of the auxiliary loss."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MoeSettings:
+        if self.experts and self.active > self.experts:
+            raise ValueError(f"moe.active must be 2..moe.experts ({self.experts}), got {self.active}")
+        if self.experts and not self.encoder_blocks + self.decoder_blocks:
+            raise ValueError("moe.encoder_blocks or moe.decoder_blocks must name a block, got none for moe.experts")
+        return self
+
+
 class LazySettings(Section):
     """The lazy decoder's reading of its context (OneRec-V2, section 2.2)."""
 
@@ -98,6 +129,8 @@ class PolicySettings(Section):
     """Codebook size N_t of every level."""
     feature_width: Annotated[int, Field(ge=4)] = 16
     """Width of the author, tag, time, play, duration and label embeddings."""
+    author_width: Annotated[int, Field(ge=0)] = 0
+    """Width of the author embedding where it differs; 0 is ``feature_width``."""
     static_fields: list[str] = []
     """Profile fields (in this order) that enter the user-static pathway beside the user id."""
     static_width: Annotated[int, Field(ge=4)] = 16
@@ -120,6 +153,7 @@ class PolicySettings(Section):
     side_inputs: bool = True
     """A history event also brings author, tags, time, play time, duration and labels."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    moe: MoeSettings = MoeSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> PolicySettings:
@@ -138,6 +172,20 @@ class PolicySettings(Section):
             raise ValueError(
                 f"policy.lazy.embed_width must be at most policy.d_model ({self.d_model}), got {lazy.embed_width}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _mixtures_fit(self) -> PolicySettings:
+        if not self.moe.experts:
+            return self
+        if self.d_model % 8:  # grouped products need rows of 16 bytes, also in bf16
+            raise ValueError(f"policy.d_model must be a multiple of 8 with policy.moe.experts, got {self.d_model}")
+        for name, blocks, layers in (
+            ("encoder", self.moe.encoder_blocks, self.encoder_layers),
+            ("decoder", self.moe.decoder_blocks, self.decoder_layers),
+        ):
+            if max(blocks, default=0) >= layers:
+                raise ValueError(f"policy.moe.{name}_blocks must lie in 0..{layers - 1}, got {max(blocks)}")
         return self
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.context import Context, UserEvents
 from common.item_index import ItemIndex
-from common.settings import PolicySettings
+from common.settings import MoeSettings, PolicySettings
 
 NOW_MS = 1_700_000_000_000
 TINY = PolicySettings(
@@ -23,12 +23,18 @@ def tiny(**changes: Any) -> PolicySettings:
 
 LIFELONG: dict[str, Any] = {"lifelong_length": 6, "lifelong_queries": 3}
 GROUPED = {"kv_layers": 2, "kv_split": 2, "kv_groups": 2, "embed_width": 12, "context_mlp": True}
+MIXTURES = MoeSettings(experts=4, shared=1, width=16, gamma=1e-2, encoder_blocks=[0], decoder_blocks=[0]).model_dump()
+MIXED = tiny(moe=MIXTURES)
+"""V1 with mixtures of experts in both stacks."""
 ARCHITECTURES = {
     "encoder-decoder": TINY,
+    "encoder-decoder-mixed": MIXED,
     "encoder-decoder-lifelong": tiny(**LIFELONG),
     "lazy": tiny(architecture="lazy_decoder"),
     "lazy-grouped": tiny(architecture="lazy_decoder", decoder_layers=5, lazy=GROUPED, **LIFELONG),
     "session": tiny(architecture="session_decoder", session_items=3, **LIFELONG),
+    "lazy-mixed": tiny(architecture="lazy_decoder", moe=MIXTURES),
+    "session-mixed": tiny(architecture="session_decoder", session_items=2, moe=MIXTURES),
     "session-codes-only": tiny(architecture="session_decoder", session_items=2, vid_input=False, side_inputs=False),
 }
 """Every architecture, in settings that reach all of its parts."""

@@ -45,6 +45,8 @@ class TrainerMetrics:
         for level, loss in enumerate(step.loss_per_level, 1):
             metrics.TRAINER_LOSS.labels(str(level)).set(loss)
         metrics.TRAINER_GRADIENT_NORM.labels("next_token").set(step.sft_grad_norm)
+        if step.max_violation is not None:
+            metrics.TRAINER_LOAD_VIOLATION.set(step.max_violation)
         groups = [judgement for judgement in judgements if judgement.sample]
         if groups:
             metrics.TRAINER_RL_LOSS.labels("preference").set(step.preference_loss)

@@ -21,6 +21,7 @@ from common.features import Featurizer
 from common.item_index import ItemIndex
 from common.messages import POSITIVE
 from common.policy import Policy
+from common.policy.moe import Routing, balance, mixtures_of
 from common.session_log import SessionLog
 from common.settings import Settings
 from trainer.objectives import next_token_loss
@@ -170,7 +171,7 @@ class Fitter:
 
     def __init__(self, policy: Policy, optimizer: PolicyOptimizer, featurizer: Featurizer, settings: Settings) -> None:
         self.policy, self.optimizer, self.featurizer = policy, optimizer, featurizer
-        self.parameters = list(policy.parameters())
+        self.parameters, self.mixtures = list(policy.parameters()), mixtures_of(policy)
         self.clip = settings.trainer.clip_norm
         # Dropout draws from one generator: several threads would draw in an order that no seed fixes.
         self.workers = 1 if policy.settings.dropout else settings.pretrain.workers
@@ -181,20 +182,25 @@ class Fitter:
         targets = sum(len(sample.codes) for sample in samples)
         shares = [share for worker in range(self.workers) if (share := samples[worker :: self.workers])]
         results = list(self.pool.map(lambda share: self._gradients(share, targets), shares))
-        for parameter, *parts in zip(self.parameters, *(gradients for _, gradients in results), strict=True):
+        for parameter, *parts in zip(self.parameters, *(gradients for _, gradients, _ in results), strict=True):
             present = [part for part in parts if part is not None]
             parameter.grad = torch.stack(present).sum(0) if len(present) > 1 else present[0] if present else None
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
-        return sum(loss for loss, _ in results)
+        balance(self.mixtures, [routing for _, _, routing in results])
+        return sum(loss for loss, _, _ in results)
 
-    def _gradients(self, samples: list[SftSample], targets: int) -> tuple[float, tuple[Tensor | None, ...]]:
+    def _gradients(self, samples: list[SftSample], targets: int) -> tuple[float, tuple[Tensor | None, ...], Routing]:
         device = self.parameters[0].device
         codes, mask = pad_targets([sample.codes for sample in samples])
+        codes, mask = codes.to(device), mask.to(device)
         inputs = self.featurizer([sample.context for sample in samples]).to(device)
-        log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes.to(device))
-        loss = next_token_loss(log_probs, mask.to(device)) * (mask.sum().item() / targets)
-        return loss.item(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        with Routing() as routing:
+            log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes, mask)
+        share = mask.sum().item() / targets
+        loss = next_token_loss(log_probs, mask) * share
+        gradients = torch.autograd.grad(loss + routing.auxiliary_loss * share, self.parameters, allow_unused=True)
+        return loss.item(), gradients, routing
 
     def close(self) -> None:
         """End the threads."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.context import Context
 from common.features import Featurizer
 from common.policy import Policy
+from common.policy.moe import Routing, balance, mixtures_of
 from common.settings import Settings
 from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
 from trainer.optimizer import build_optimizer
@@ -57,6 +58,8 @@ class StepMetrics:
     rl_grad_norm: float = 0.0
     clipped_share: float = 0.0
     mean_ratio: float = 0.0
+    max_violation: float | None = None
+    """Largest expert load over the mean, minus 1, in the worst mixture; None where none was trained on targets."""
 
 
 class TrainingStep:
@@ -68,7 +71,7 @@ class TrainingStep:
     def __init__(self, policy: Policy, featurizer: Featurizer, settings: Settings, ranks: Ranks | None = None) -> None:
         trainer = settings.trainer
         self.policy, self.featurizer, self.settings, self.ranks = policy, featurizer, settings, ranks or Ranks()
-        self.parameters = list(policy.parameters())
+        self.parameters, self.mixtures = list(policy.parameters()), mixtures_of(policy)
         self.optimizer = build_optimizer(
             policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay, self.ranks
         )
@@ -83,33 +86,37 @@ class TrainingStep:
         torch.manual_seed((self.settings.seed * 1_000_003 + step) * self.ranks.world + self.ranks.rank)  # dropout, if any
         self.optimizer.zero_grad()
         targets = self.ranks.total(sum(len(sample.codes) for sample in samples))
+        routings: list[Routing] = []
         if samples:
-            self._next_token(samples, targets, metrics)
+            self._next_token(samples, targets, routings, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
         self.ranks.sum_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.trainer.clip_norm)
         self.optimizer.step()
+        metrics.max_violation = balance(self.mixtures, routings, self.ranks.sum)
         return metrics
 
-    def _next_token(self, samples: list[SftSample], all_targets: int, metrics: StepMetrics) -> None:
+    def _next_token(self, samples: list[SftSample], all_targets: int, routings: list[Routing], metrics: StepMetrics) -> None:
         """Accumulate the gradient of the mean loss over the targets of all ranks, a micro-batch of contexts at a time."""
         self.policy.train()
         size = self.settings.trainer.micro_batch or len(samples)
-        losses = [self._micro_batch(samples[start : start + size], all_targets) for start in range(0, len(samples), size)]
+        pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
+        routings += [Routing() for _ in pieces]
+        losses = [self._micro_batch(*one, all_targets) for one in zip(pieces, routings, strict=True)]
         metrics.targets = sum(len(sample.codes) for sample in samples)
         metrics.loss_per_level = (torch.stack(losses).sum(0) / metrics.targets).tolist()
         metrics.sft_grad_norm = self._gradient_norm([p.grad for p in self.parameters])
 
-    def _micro_batch(self, samples: list[SftSample], all_targets: int) -> Tensor:
+    def _micro_batch(self, samples: list[SftSample], routing: Routing, all_targets: int) -> Tensor:
         """Add one micro-batch's gradient; its losses by level, summed over its targets."""
         codes, mask = pad_targets([s.codes for s in samples])
         device = self.parameters[0].device
         inputs, codes, mask = self.featurizer([s.context for s in samples]).to(device), codes.to(device), mask.to(device)
-        with autocast(device, self.settings.trainer.precision):
-            log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes)
+        with routing, autocast(device, self.settings.trainer.precision):
+            log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes, mask)
         share = int(mask.sum()) / all_targets
-        (next_token_loss(log_probs, mask) * share).backward()
+        ((next_token_loss(log_probs, mask) + routing.auxiliary_loss) * share).backward()
         return -log_probs.detach()[mask].sum(0)
 
     def _reinforce(self, groups: list[RlSample], step: int, metrics: StepMetrics) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from common.policy.encoder_decoder import EncoderDecoder
 from common.policy.lazy_decoder import LazyDecoder
@@ -31,7 +32,7 @@ def build_policy(settings: PolicySettings, seed: int = 0) -> Policy:
 
 def to_blob(policy: Policy) -> bytes:
     """The weights as safetensors bytes: what a checkpoint holds and what the parameter channel carries."""
-    return save({name: tensor.detach().contiguous() for name, tensor in policy.named_parameters()})
+    return save({name: tensor.detach().contiguous() for name, tensor in _weights(policy).items()})
 
 
 def load_weights(policy: Policy, blob: bytes) -> None:
@@ -41,7 +42,7 @@ def load_weights(policy: Policy, blob: bytes) -> None:
         ValueError: names or shapes differ from this policy's.
     """
     tensors = load(blob)
-    own = dict(policy.named_parameters())
+    own = _weights(policy)
     if tensors.keys() != own.keys():
         raise ValueError(f"weights do not fit the policy: differing tensors {sorted(tensors.keys() ^ own.keys())[:5]}")
     with torch.no_grad():
@@ -49,3 +50,11 @@ def load_weights(policy: Policy, blob: bytes) -> None:
             if parameter.shape != tensors[name].shape:
                 raise ValueError(f"tensor {name}: expected shape {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}")
             parameter.copy_(tensors[name])
+
+
+def _weights(policy: Policy) -> dict[str, Tensor]:
+    """All that a policy's answers depend on: parameters and persistent buffers (the biases of mixtures of experts)."""
+    kept = policy.state_dict().keys()
+    # Not the state dict itself: that names a table once for every module which shares it.
+    named = dict(policy.named_parameters()) | dict(policy.named_buffers())
+    return {name: tensor for name, tensor in named.items() if name in kept}

@@ -5,12 +5,15 @@ Shape legend: R contexts, S encoder positions, K levels, V codes per level, D wi
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from common.features import PolicyInputs
-from common.policy.layers import DecoderBlock, DecoderLayer, EncoderLayer
+from common.policy.layers import DecoderBlock, DecoderLayer, EncoderLayer, FeedForward
+from common.policy.moe import mixture_at, present_tokens
 from common.policy.pathways import LifelongQueries, PathwayMlp
 from common.policy.policy import Memory, Policy
 from common.settings import PolicySettings
@@ -31,10 +34,17 @@ class EncoderDecoder(Policy):
         if policy.lifelong_length:
             self.lifelong_mlp = PathwayMlp(self.event.width, width)
             self.lifelong = LifelongQueries(policy)
-        layer = (width, policy.heads, policy.ffn, policy.dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(policy.encoder_layers))
+
+        def ffn(stack: Literal["encoder", "decoder"], block: int) -> nn.Module:
+            return mixture_at(policy, stack, block) or FeedForward(width, policy.ffn)
+
+        self.encoder = nn.ModuleList(
+            EncoderLayer(width, policy.heads, ffn("encoder", k), policy.dropout) for k in range(policy.encoder_layers)
+        )
         self.encoder_norm = nn.RMSNorm(width, eps=1e-6)
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(policy.decoder_layers))
+        self.decoder = nn.ModuleList(
+            DecoderLayer(width, policy.heads, ffn("decoder", k), policy.dropout) for k in range(policy.decoder_layers)
+        )
         self.decoder_norm = nn.RMSNorm(width, eps=1e-6)
 
     @property
@@ -56,10 +66,12 @@ class EncoderDecoder(Policy):
             events = self.lifelong_mlp(self.event(inputs.lifelong))
             parts.append(self.lifelong(events, inputs.lifelong.mask, inputs.lifelong.leaf_size))
             masks.append(present.expand(-1, self.settings.lifelong_queries))
-        mask = torch.cat(masks, 1)[:, None, None, :]
+        visible = torch.cat(masks, 1)
+        mask = visible[:, None, None, :]
         hidden = self.dropout(torch.cat(parts, 1))
-        for layer in self.encoder:
-            hidden = layer(hidden, mask)
+        with present_tokens(visible):
+            for layer in self.encoder:
+                hidden = layer(hidden, mask)
         hidden = self.encoder_norm(hidden)
         return Memory([layer.cross_attention.keys_values(hidden) for layer in self._decoder_layers()], mask)
 

@@ -117,12 +117,12 @@ class Residual(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Bidirectional self-attention, then FFN (pre-norm residuals)."""
+    """Bidirectional self-attention, then an FFN of any kind (pre-norm residuals)."""
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, ffn: nn.Module, dropout: float) -> None:
         super().__init__()
         self.attention, self.attend = Attention(width, heads), Residual(width, dropout)
-        self.ffn, self.feed = FeedForward(width, hidden), Residual(width, dropout)
+        self.ffn, self.feed = ffn, Residual(width, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (R, S, D), mask (R, 1, 1, S) True where visible."""
@@ -144,13 +144,13 @@ class DecoderBlock(nn.Module, ABC):
 
 
 class DecoderLayer(DecoderBlock):
-    """Causal self-attention, cross-attention over the context, FFN (pre-norm residuals on all three)."""
+    """Causal self-attention, cross-attention over the context, an FFN of any kind (pre-norm residuals on all three)."""
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, ffn: nn.Module, dropout: float) -> None:
         super().__init__()
         self.self_attention, self.attend_self = Attention(width, heads), Residual(width, dropout)
         self.cross_attention, self.attend_context = Attention(width, heads), Residual(width, dropout)
-        self.ffn, self.feed = FeedForward(width, hidden), Residual(width, dropout)
+        self.ffn, self.feed = ffn, Residual(width, dropout)
 
     def forward(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
         """Teacher-forced pass over x (R, T, K, D): T targets of K positions share one context."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from common.features import EventFeatures, PolicyInputs
 from common.policy.layers import Attention, DecoderBlock, KeysValues, Residual, SwiGlu, linear
+from common.policy.moe import mixture_at
 from common.policy.pathways import PathwayMlp
 from common.policy.policy import Memory, Policy
 from common.settings import PolicySettings
@@ -114,9 +115,8 @@ class LazyDecoder(Policy):
         lengths = {"short": policy.short_length, "positive": policy.positive_length, "lifelong": policy.lifelong_length}
         self.positions = nn.ParameterDict({k: torch.randn(n, features) * 0.02 for k, n in lengths.items() if n})
         self.widen = linear(code_width, width) if code_width < width else nn.Identity()
-        self.decoder = nn.ModuleList(
-            LazyBlock(width, policy.heads, SwiGlu(width, policy.ffn), policy.dropout) for _ in range(policy.decoder_layers)
-        )
+        ffns = [mixture_at(policy, "decoder", k) or SwiGlu(width, policy.ffn) for k in range(policy.decoder_layers)]
+        self.decoder = nn.ModuleList(LazyBlock(width, policy.heads, ffn, policy.dropout) for ffn in ffns)
         self.head_norms = nn.ModuleList(nn.RMSNorm(width, eps=1e-6) for _ in range(policy.levels))
         self.heads = nn.ModuleList(linear(width, policy.codes, std=0.02) for _ in range(policy.levels))
 

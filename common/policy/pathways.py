@@ -63,7 +63,7 @@ class EventEmbedding(nn.Module):
             self.vid = table(policy.item_buckets, code_width)
         if policy.side_inputs:
             width = policy.feature_width
-            self.author = table(policy.author_buckets, width)
+            self.author = table(policy.author_buckets, policy.author_width or width)
             self.tag = table(policy.tag_buckets, width)
             self.age = table(BUCKETS, width)
             self.hour = table(25, width)
@@ -71,7 +71,7 @@ class EventEmbedding(nn.Module):
             self.play = table(BUCKETS, width)
             self.duration = table(BUCKETS, width)
             self.label = nn.Parameter(torch.randn(LABEL_BITS, width) * 0.02)
-            self.width += 6 * width
+            self.width += (policy.author_width or width) + 5 * width
 
     def forward(self, e: EventFeatures) -> Tensor:
         """Event features (R, L) -> (R, L, self.width)."""

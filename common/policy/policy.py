@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.features import PolicyInputs
 from common.policy.layers import DecoderBlock, KeysValues, table
+from common.policy.moe import present_tokens
 from common.policy.pathways import CodeTables, EventEmbedding
 from common.settings import PolicySettings
 
@@ -77,26 +78,30 @@ class Policy(nn.Module, ABC):
         """Embeddings of the user id and the profile fields, side by side (R, F * width)."""
         return torch.cat((self.user(inputs.static[:, :1]), self.static(inputs.static[:, 1:])), 1).flatten(1)
 
-    def logits(self, memory: Memory, codes: Tensor) -> Tensor:
-        """Teacher-forced fp32 logits (R, T, K, V) of targets (R, T, K); inputs are [BOS, s1, …, s(K-1)]."""
+    def logits(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
+        """Teacher-forced fp32 logits (R, T, K, V) of targets (R, T, K); inputs are [BOS, s1, …, s(K-1)].
+
+        ``present`` (R, T) is True where a target is no padding: only there do tokens count as load of experts.
+        """
         levels = range(self.settings.levels)
         inputs = [self.begin.expand(*codes.shape[:2], -1)]
         inputs += [self.embed(k, codes[..., k]) for k in levels[:-1]]
         hidden = self.dropout(torch.stack(inputs, 2) + self.level)
-        for block, keys_values in zip(self.blocks, memory.keys_values, strict=True):
-            hidden = block(hidden, keys_values, memory.mask)
+        with present_tokens(present):
+            for block, keys_values in zip(self.blocks, memory.keys_values, strict=True):
+                hidden = block(hidden, keys_values, memory.mask)
         return torch.stack([self.head(k, hidden[..., k, :]) for k in levels], -2).float()
 
-    def log_probs(self, memory: Memory, codes: Tensor) -> Tensor:
-        """log pi of each level of each target: codes (R, T, K) -> (R, T, K), fp32."""
-        return gather_codes(self.logits(memory, codes), codes)
+    def log_probs(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
+        """log pi of each level of each target: codes (R, T, K) -> (R, T, K), fp32; ``present`` as in `logits`."""
+        return gather_codes(self.logits(memory, codes, present), codes)
 
-    def session_log_probs(self, memory: Memory, codes: Tensor) -> Tensor:
+    def session_log_probs(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
         """log pi of the items (R, T, K) that were shown together, in their order -> (R, T, K), fp32: what is trained.
 
         To a point-wise policy they are independent targets. `log_probs` is that of candidates for the next item.
         """
-        return self.log_probs(memory, codes)
+        return self.log_probs(memory, codes, present)
 
     def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         """One level for all beams: the previous level's codes (R, B), or None at level 1 -> fp32 logits (R, B, V)."""

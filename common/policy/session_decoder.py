@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.policy.encoder_decoder import EncoderDecoder
+from common.policy.moe import present_tokens
 from common.policy.policy import Cache, Memory, gather_codes, positions
 from common.settings import PolicySettings
 
@@ -24,17 +25,19 @@ class SessionDecoder(EncoderDecoder):
         self.closing = nn.Parameter(torch.randn(1, policy.d_model) * 0.02)  # the position of an item's last code
         self.later = nn.Parameter(torch.randn(policy.session_items - 1, policy.d_model) * 0.02)  # items after the first
 
-    def session_log_probs(self, memory: Memory, codes: Tensor) -> Tensor:
+    def session_log_probs(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
         """log pi of each code of each item, given all before it: items (R, T, K) in their order -> (R, T, K), fp32.
 
-        More than `session_items` items are cut into sessions of that many.
+        More than `session_items` items are cut into sessions of that many. ``present`` (R, T) as in `logits`.
         """
         targets = codes.shape[1]
         items = min(self.settings.session_items, targets)
         sessions = functional.pad(codes, (0, 0, 0, -targets % items)).unflatten(1, (-1, items))
-        return gather_codes(self.session_logits(memory, sessions), sessions).flatten(1, 2)[:, :targets]
+        if present is not None:
+            present = functional.pad(present, (0, -targets % items)).unflatten(1, (-1, items))
+        return gather_codes(self.session_logits(memory, sessions, present), sessions).flatten(1, 2)[:, :targets]
 
-    def session_logits(self, memory: Memory, codes: Tensor) -> Tensor:
+    def session_logits(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
         """Teacher-forced fp32 logits (R, M, m, K, V) of sessions (R, M, m, K).
 
         BOS of an item predicts s1 and s1 predicts s2; sK predicts nothing, as BOS is forced after it, and the last sK
@@ -45,8 +48,11 @@ class SessionDecoder(EncoderDecoder):
         inputs += [self.embed(k, codes[..., k]) for k in range(levels)]
         hidden = (torch.stack(inputs, 3) + self._places(items)).flatten(2, 3)[:, :, :-1]
         hidden = self.dropout(hidden)
-        for block, keys_values in zip(self.blocks, memory.keys_values, strict=True):
-            hidden = block(hidden, keys_values, memory.mask)
+        if present is not None:
+            present = present.repeat_interleave(levels + 1, -1)[..., :-1]
+        with present_tokens(present):
+            for block, keys_values in zip(self.blocks, memory.keys_values, strict=True):
+                hidden = block(hidden, keys_values, memory.mask)
         return torch.stack([self.head(k, hidden[:, :, k :: levels + 1]) for k in range(levels)], 3).float()
 
     def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:

@@ -33,11 +33,13 @@ def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_pa
     with Statistics(tmp_path / "stats.jsonl", run) as statistics:
         run.step = 1
         run.counters.update({"sessions.consumed": 4, "groups.stale": 1})
-        statistics.step(run, StepMetrics(loss_per_level=[1.0, 2.0]), [judgement], 0.1, {0: 9})
+        statistics.step(run, StepMetrics(loss_per_level=[1.0, 2.0], max_violation=0.5), [judgement], 0.1, {0: 9})
     assert value("onerec_trainer_sessions_consumed_total") == consumed + 4
     assert value('onerec_trainer_groups_total{reason="stale"}') == stale + 1
     assert value('onerec_trainer_next_token_loss_nats{level="2"}') == 2.0
     assert value('onerec_trainer_stream_lag_records{partition="0",topic="sessions"}') == 9
+    assert value("onerec_trainer_load_violation_ratio") == 0.5
     group, step = (json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
     assert (group["kind"], group["outcome"], group["record"]) == ("group", "stale", [0, 4])
+    assert step["max_violation"] == 0.5
     assert (step["counters"]["sessions.consumed"], step["loss_per_level"]) == (104, [1.0, 2.0])

@@ -9,8 +9,9 @@ import torch
 from common.context import UserEvents
 from common.features import Featurizer
 from common.policy import build_policy
-from common.settings import load_settings
-from tests.factories import TINY, make_events, make_index
+from common.policy.moe import MixtureOfExperts
+from common.settings import PolicySettings, load_settings
+from tests.factories import MIXED, TINY, make_events, make_index
 from trainer.optimizer import build_optimizer
 from trainer.pretraining import (
     Fitter,
@@ -22,6 +23,7 @@ from trainer.pretraining import (
     session_samples,
     target_codes,
 )
+from trainer.step import SftSample
 
 SETTINGS = load_settings(
     "",
@@ -89,21 +91,46 @@ def test_pretraining_lowers_the_loss_and_repeats_exactly() -> None:
 
 
 @pytest.mark.parametrize("workers", [2, 3, 50])
-def test_workers_share_a_batch_without_changing_its_gradient(workers: int) -> None:
+@pytest.mark.parametrize("tiny", [TINY, MIXED])
+def test_workers_share_a_batch_without_changing_its_gradient_or_the_balance(tiny: PolicySettings, workers: int) -> None:
     index = make_index()
     samples = session_samples([user(k) for k in range(20)], index, SETTINGS)
-    gradients, losses = [], []
+    samples = [samples[0], *(SftSample(s.context, s.codes[:1]) for s in samples[1:])]  # much padding in large shares
+    gradients, losses, biases = [], [], []
     for count in (1, workers):
-        policy = build_policy(TINY)
+        policy = build_policy(tiny)
         pretraining = SETTINGS.pretrain.model_copy(update={"workers": count})
-        settings = SETTINGS.model_copy(update={"pretrain": pretraining})
-        with closing(Fitter(policy, build_optimizer(policy, 0.0, 0.0, 0.0), Featurizer(TINY, index), settings)) as fitter:
+        settings = SETTINGS.model_copy(update={"pretrain": pretraining, "policy": tiny})
+        with closing(Fitter(policy, build_optimizer(policy, 0.0, 0.0, 0.0), Featurizer(tiny, index), settings)) as fitter:
             losses.append(fitter.fit(samples))
         gradients.append([p.grad for p in policy.parameters()])
+        biases.append([m.bias for m in policy.modules() if isinstance(m, MixtureOfExperts)])
     assert abs(losses[0] - losses[1]) < 1e-5
     for one, other in zip(*gradients, strict=True):
         assert one is not None
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    for mine, theirs in zip(*biases, strict=True):
+        assert mine.any()
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(("alpha", "same"), [(0.0, True), (1.0, False)])
+def test_the_auxiliary_loss_weighs_as_much_with_any_number_of_workers(alpha: float, same: bool) -> None:
+    """Copies of one sample: every share has the whole batch's auxiliary loss."""
+    index = make_index()
+    samples = session_samples([user(1)], index, SETTINGS)[:1] * 4
+    gradients = []
+    for workers, balancing in ((1, "none"), (1, "auxiliary"), (4, "auxiliary")):
+        moe = MIXED.moe.model_copy(update={"balancing": balancing, "alpha": alpha})
+        policy = build_policy(MIXED.model_copy(update={"moe": moe}))
+        settings = SETTINGS.model_copy(update={"pretrain": SETTINGS.pretrain.model_copy(update={"workers": workers})})
+        optimizer = build_optimizer(policy, 0.0, 0.0, 0.0)
+        with closing(Fitter(policy, optimizer, Featurizer(MIXED, index), settings)) as fitter:
+            fitter.fit(samples)
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
+    plain, alone, shared = gradients
+    assert torch.allclose(plain, alone, atol=1e-6, rtol=1e-4) == same
+    torch.testing.assert_close(alone, shared, atol=1e-6, rtol=1e-4)
 
 
 def test_the_schedule_warms_up_and_ends_at_a_tenth() -> None:

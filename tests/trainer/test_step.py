@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from common.features import Featurizer
-from common.policy import Policy, build_policy
+from common.policy import Policy, build_policy, load_weights, to_blob
+from common.policy.moe import MixtureOfExperts, Routing, all_loads, max_violation, mixtures_of
 from common.settings import PolicySettings, load_settings
 from rollout.engine import GenerationEngine
-from tests.factories import ARCHITECTURES, TINY, make_context, make_index
+from tests.factories import ARCHITECTURES, MIXED, TINY, make_context, make_index
 from trainer.step import RlSample, SftSample, TrainingStep, autocast, pad_targets
 
 SETTINGS = load_settings(
@@ -75,15 +76,56 @@ def test_a_step_is_a_function_of_state_samples_and_number() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
 
 
-def test_resuming_from_saved_state_equals_not_stopping() -> None:
-    one, two = make_step(), make_step(seed=5)
+@pytest.mark.parametrize("policy", [TINY, MIXED])
+def test_resuming_from_saved_state_equals_not_stopping(policy: PolicySettings) -> None:
+    one, two = make_step(policy=policy), make_step(seed=5, policy=policy)
     for k in range(3):
         one.run(sft(), [], k)
-    two.policy.load_state_dict(one.policy.state_dict())
+    load_weights(two.policy, to_blob(one.policy))
     two.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
     one.run(sft(), [], 3)
     two.run(sft(), [], 3)
-    assert all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
+    assert to_blob(one.policy) == to_blob(two.policy)
+
+
+def biases(policy: Policy) -> torch.Tensor:
+    return torch.stack([module.bias for module in policy.modules() if isinstance(module, MixtureOfExperts)])
+
+
+def test_each_step_moves_the_biases_of_all_mixtures_once_and_rollout_groups_move_none() -> None:
+    step = make_step(policy=MIXED)
+    metrics = step.run(sft(), [], 0)
+    moved = biases(step.policy).clone()
+    assert metrics.max_violation is not None
+    assert metrics.max_violation > 0
+    torch.testing.assert_close(moved.abs().amax(1), torch.full((2,), MIXED.moe.gamma))
+    assert step.run([], [rl(step.policy)], 1).max_violation is None
+    assert torch.equal(biases(step.policy), moved)
+    assert make_step().run(sft(), [], 0).max_violation is None
+
+
+def test_the_reported_violation_is_that_of_the_real_targets() -> None:
+    policy = MIXED.model_copy(update={"moe": MIXED.moe.model_copy(update={"encoder_blocks": []})})
+    step, other = make_step(policy=policy), make_step(policy=policy).policy
+    samples = [SftSample(s.context, s.codes[: 1 if n else 3]) for n, s in enumerate(reversed(sft()))]
+    passes = []
+    for sample in samples:
+        with Routing() as routing:
+            memory = other.encode(step.featurizer([sample.context]))
+            other.log_probs(memory, torch.from_numpy(sample.codes)[None])
+        passes.append(routing)
+    expected = max(max_violation(load) for load in all_loads(mixtures_of(other), passes).values())
+    assert step.run(samples, [], 0).max_violation == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("balancing", ["auxiliary", "none"])
+def test_biases_rest_where_balancing_is_not_by_them(balancing: str) -> None:
+    moe = MIXED.moe.model_copy(update={"balancing": balancing, "alpha": 1.0})
+    step = make_step(policy=MIXED.model_copy(update={"moe": moe}))
+    plain = make_step(policy=MIXED)
+    norm, plain_norm = step.run(sft(), [], 0).sft_grad_norm, plain.run(sft(), [], 0).sft_grad_norm
+    assert not biases(step.policy).any()
+    assert (norm == plain_norm) == (balancing == "none")
 
 
 def test_nothing_to_train_on_changes_nothing() -> None:

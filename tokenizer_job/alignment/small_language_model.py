@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.policy.layers import EncoderLayer
+from common.policy.layers import EncoderLayer, FeedForward
 
 WORD = re.compile(r"\w+|[^\w\s]")
 MOST_WORDS = 4096
@@ -36,7 +36,7 @@ class SmallLanguageModel(nn.Module):
         self.ids = {word: number for number, word in enumerate(frequent[: MOST_WORDS - 2], 2)}
         self.words = nn.Parameter(torch.randn(len(self.ids) + 2, WIDTH) * WIDTH**-0.5)
         self.positions = nn.Parameter(torch.randn(length, WIDTH) * WIDTH**-0.5)
-        self.layers = nn.ModuleList(EncoderLayer(WIDTH, HEADS, FFN, 0.0) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(EncoderLayer(WIDTH, HEADS, FeedForward(WIDTH, FFN), 0.0) for _ in range(LAYERS))
         self.norm = nn.RMSNorm(WIDTH, eps=1e-6)
 
     def token_ids(self, text: str) -> list[int]:
