@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from common.item_index import ItemIndex, latest_index
-from common.policy import build_policy, load_weights
+from common.policy import Policy, build_policy, load_weights
 from common.session_log import SessionLog
 from common.settings import Settings, load_settings
 from deploy.local.evaluation_plots import PLOTS
@@ -158,7 +158,7 @@ def _settings(run: RunFolder, options: Options) -> Settings:
     return load_settings(run.settings_file, given)
 
 
-def _policy(run: RunFolder, version: int, settings: Settings) -> Any:
+def _policy(run: RunFolder, version: int, settings: Settings) -> Policy:
     policy = build_policy(settings.policy)
     held = version in committed(run.checkpoints)
     load_weights(policy, policy_blob(run.checkpoints, version) if held else run.pretrained.read_bytes())
