@@ -96,12 +96,16 @@ class Policy(nn.Module, ABC):
         """log pi of each level of each target: codes (R, T, K) -> (R, T, K), fp32; ``present`` as in `logits`."""
         return gather_codes(self.logits(memory, codes, present), codes)
 
-    def session_log_probs(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
-        """log pi of the items (R, T, K) that were shown together, in their order -> (R, T, K), fp32: what is trained.
+    def session_logits(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
+        """As `logits`, of items (R, T, K) that were shown together, in their order; independent to a point-wise policy."""
+        return self.logits(memory, codes, present)
 
-        To a point-wise policy they are independent targets. `log_probs` is that of candidates for the next item.
+    def session_log_probs(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
+        """log pi of items that were shown together (R, T, K) -> (R, T, K), fp32: what is trained.
+
+        `log_probs` is that of candidates for the next item.
         """
-        return self.log_probs(memory, codes, present)
+        return gather_codes(self.session_logits(memory, codes, present), codes)
 
     def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         """One level for all beams: the previous level's codes (R, B), or None at level 1 -> fp32 logits (R, B, V)."""

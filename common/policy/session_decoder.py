@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from common.policy.encoder_decoder import EncoderDecoder
 from common.policy.moe import present_tokens
-from common.policy.policy import Cache, Memory, gather_codes, positions
+from common.policy.policy import Cache, Memory, positions
 from common.settings import PolicySettings
 
 
@@ -25,8 +25,8 @@ class SessionDecoder(EncoderDecoder):
         self.closing = nn.Parameter(torch.randn(1, policy.d_model) * 0.02)  # the position of an item's last code
         self.later = nn.Parameter(torch.randn(policy.session_items - 1, policy.d_model) * 0.02)  # items after the first
 
-    def session_log_probs(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
-        """log pi of each code of each item, given all before it: items (R, T, K) in their order -> (R, T, K), fp32.
+    def session_logits(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
+        """fp32 logits of each code of each item, given all before it: items (R, T, K) in their order -> (R, T, K, V).
 
         More than `session_items` items are cut into sessions of that many. ``present`` (R, T) as in `logits`.
         """
@@ -35,9 +35,9 @@ class SessionDecoder(EncoderDecoder):
         sessions = functional.pad(codes, (0, 0, 0, -targets % items)).unflatten(1, (-1, items))
         if present is not None:
             present = functional.pad(present, (0, -targets % items)).unflatten(1, (-1, items))
-        return gather_codes(self.session_logits(memory, sessions, present), sessions).flatten(1, 2)[:, :targets]
+        return self.whole_session_logits(memory, sessions, present).flatten(1, 2)[:, :targets]
 
-    def session_logits(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
+    def whole_session_logits(self, memory: Memory, codes: Tensor, present: Tensor | None = None) -> Tensor:
         """Teacher-forced fp32 logits (R, M, m, K, V) of sessions (R, M, m, K).
 
         BOS of an item predicts s1 and s1 predicts s2; sK predicts nothing, as BOS is forced after it, and the last sK

@@ -1,4 +1,4 @@
-"""Commands of the whole loop: up, prepare, evaluate, report."""
+"""Commands of the whole loop: up, prepare, report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("up")(up)
     app.command("prepare")(prepare)
-    app.command("evaluate")(evaluate)
     app.command("report")(report)
 
 
@@ -69,15 +68,6 @@ def prepare(
     if step not in STEPS:
         raise ValueError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
     run_step(RunFolder.open(run_folder), step, say)
-
-
-def evaluate(run_folder: RunFolderOption) -> None:
-    """Judge a run's policy before and after streaming, and the baselines, on the test days."""
-    from deploy.local.prepare import run_step
-    from deploy.local.run_folder import RunFolder
-
-    for step in ("before", "after", "baselines", "compare"):
-        run_step(RunFolder.open(run_folder), step, say)
 
 
 def report(run_folder: RunFolderOption, report_file: ReportFile = None) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import bench, data, loop, tokenize, workers
+from deploy.cli import bench, data, evaluate, loop, tokenize, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 loop.register(app)
 data.register(app)
+evaluate.register(app)
 tokenize.register(app)
 workers.register(app)
 bench.register(app)

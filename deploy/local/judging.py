@@ -22,7 +22,7 @@ from rollout.evaluation import (
     baseline_rankings,
     build_evaluation_set,
     evaluate_policy,
-    next_token_losses,
+    next_token_figures,
     paired_bootstrap,
     recall_and_ndcg,
 )
@@ -37,8 +37,9 @@ def judge_policy(run: RunFolder, name: str, blob: bytes, say: Any) -> dict[str, 
     engine = GenerationEngine(policy, index, settings.evaluation.beam, constrained=True)
     ranked = evaluate_policy(engine, data, progress=lambda done, of: say(f"evaluating {name}: {done:,} of {of:,} users"))
     figures = _figures(run, name, ranked, data)
-    if data.users:
-        levels = next_token_losses(policy, engine, data).tolist()
+    next_token = next_token_figures(engine, data)
+    if next_token is not None:
+        levels = next_token.loss.tolist()
         figures |= {"loss": sum(levels), "loss_per_level": levels}
     write_json(run.evaluation / f"{name}.json", figures)
     return figures
@@ -47,8 +48,8 @@ def judge_policy(run: RunFolder, name: str, blob: bytes, say: Any) -> dict[str, 
 def judge_baselines(run: RunFolder) -> dict[str, Any]:
     """Popularity of the last day and ItemKNN on all watches, for the same users."""
     index, data = _load(run)
-    rankings = baseline_rankings(data, len(index)) if data.users else {}
-    figures = {name: _figures(run, name, ranked, data) for name, ranked in rankings.items()}
+    rankings = baseline_rankings(data, index) if data.users else {}
+    figures = {name: _figures(run, name, ranked.items, data) for name, ranked in rankings.items()}
     write_json(run.evaluation / "baselines.json", figures)
     return figures
 

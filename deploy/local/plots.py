@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,28 @@ SMOOTH_SHARE = 0.02
 
 def draw_plots(run: RunFolder, report: dict[str, Any]) -> list[Path]:
     """Draw what can be drawn into the run's report folder; the files."""
+    statistics = RunStatistics(run)
+    statistics.refresh()
+    return save_plots(run.report, PLOTS, report, statistics)
+
+
+def save_plots(folder: Path, plots: Mapping[str, Callable[..., bool]], *figures: object) -> list[Path]:
+    """Call each plot with axes and the figures; ``folder/NAME.png`` is what it drew, and not there if it returns False."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    statistics = RunStatistics(run)
-    statistics.refresh()
-    run.report.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, plot in PLOTS.items():
+    for name, plot in plots.items():
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-        if plot(axes, report, statistics):
-            files.append(run.report / f"{name}.png")
-            figure.savefig(files[-1], dpi=120)
+        file = folder / f"{name}.png"
+        if plot(axes, *figures):
+            figure.savefig(file, dpi=120)
+            files.append(file)
+        else:
+            file.unlink(missing_ok=True)
         plt.close(figure)
     return files
 

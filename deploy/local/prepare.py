@@ -66,10 +66,10 @@ def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
     size = sum(p.numel() for p in policy.parameters())
     torch.set_num_threads(1)  # pre-training brings its own threads
     say(f"pre-training: {len(users):,} users, {size / 1e6:.1f} M parameters")
-    paced = _paced(say)
+    tell = paced(say)
 
     def progress(phase: str, done: int, total: int, loss: float) -> None:
-        paced(f"pre-training on {phase}: batch {done:,} of {total:,}, loss {loss:.3f}")
+        tell(f"pre-training on {phase}: batch {done:,} of {total:,}, loss {loss:.3f}")
 
     curves = run_pretraining(policy, users, index, settings, progress)
     run.pretrained.parent.mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ def evaluate_before(run: RunFolder, say: Say) -> dict[str, Any]:
     """Judge the pre-trained policy."""
     from deploy.local.judging import judge_policy
 
-    return judge_policy(run, "before", run.pretrained.read_bytes(), _paced(say))
+    return judge_policy(run, "before", run.pretrained.read_bytes(), paced(say))
 
 
 def evaluate_after(run: RunFolder, say: Say) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def evaluate_after(run: RunFolder, say: Say) -> dict[str, Any]:
     versions = committed(run.checkpoints)
     if not versions:
         raise ValueError(f"{run.checkpoints} holds no committed checkpoint: nothing to evaluate")
-    return judge_policy(run, "after", policy_blob(run.checkpoints, versions[-1]), _paced(say)) | {"version": versions[-1]}
+    return judge_policy(run, "after", policy_blob(run.checkpoints, versions[-1]), paced(say)) | {"version": versions[-1]}
 
 
 def evaluate_baselines(run: RunFolder, say: Say) -> dict[str, Any]:
@@ -143,17 +143,17 @@ def run_step(run: RunFolder, step: str, say: Say) -> None:
     say(f"{step}: done in {seconds:.0f} s")
 
 
-def _paced(say: Say) -> Say:
-    """Passes on at most one line every few seconds."""
+def paced(say: Say, every_s: float = SAY_EVERY_S) -> Say:
+    """As ``say``, but passes on at most one line every so many seconds."""
     last = 0.0
 
-    def paced(line: str) -> None:
+    def tell(line: str) -> None:
         nonlocal last
-        if time.monotonic() - last >= SAY_EVERY_S:
+        if time.monotonic() - last >= every_s:
             last = time.monotonic()
             say(line)
 
-    return paced
+    return tell
 
 
 def main() -> int:

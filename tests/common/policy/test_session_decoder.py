@@ -25,7 +25,7 @@ def random_codes(*shape: int) -> torch.Tensor:
 def test_a_session_has_a_target_for_each_level_of_each_item(encoded: tuple[SessionDecoder, Memory]) -> None:
     """m L targets: BOS predicts the first level, and the last level predicts nothing."""
     policy, memory = encoded
-    assert policy.session_logits(memory, random_codes(2, 4, 3)).shape == (2, 4, 3, SETTINGS.levels, SETTINGS.codes)
+    assert policy.whole_session_logits(memory, random_codes(2, 4, 3)).shape == (2, 4, 3, SETTINGS.levels, SETTINGS.codes)
 
 
 def test_an_item_sees_the_items_before_it_and_none_after(encoded: tuple[SessionDecoder, Memory]) -> None:
@@ -35,8 +35,8 @@ def test_an_item_sees_the_items_before_it_and_none_after(encoded: tuple[SessionD
         for level in range(SETTINGS.levels):
             other = codes.clone()
             other[:, item, level] = (other[:, item, level] + 1) % SETTINGS.codes
-            before = policy.session_logits(memory, codes.unsqueeze(1)).flatten(0, 3).unflatten(0, (2, -1))
-            after = policy.session_logits(memory, other.unsqueeze(1)).flatten(0, 3).unflatten(0, (2, -1))
+            before = policy.whole_session_logits(memory, codes.unsqueeze(1)).flatten(0, 3).unflatten(0, (2, -1))
+            after = policy.whole_session_logits(memory, other.unsqueeze(1)).flatten(0, 3).unflatten(0, (2, -1))
             changed = ((before - after).abs() > 1e-6).any(-1).any(0)
             own = item * SETTINGS.levels + level
             assert not changed[: own + 1].any()
@@ -64,7 +64,7 @@ def test_more_items_than_a_session_holds_are_cut_and_none_is_lost(
 def test_steps_go_through_the_session_and_end_with_it(encoded: tuple[SessionDecoder, Memory]) -> None:
     policy, memory = encoded
     codes = random_codes(2, 3)
-    forced = policy.session_logits(memory, codes.unsqueeze(1)).flatten(1, 3)
+    forced = policy.whole_session_logits(memory, codes.unsqueeze(1)).flatten(1, 3)
     flat = codes.flatten(1)
     logits, cache = policy.step(memory, None, [])
     for position in range(1, flat.shape[1]):
