@@ -26,6 +26,7 @@ from common.session_log import SessionLog
 from common.settings import Settings
 from trainer.objectives import next_token_loss
 from trainer.optimizer import PolicyOptimizer, build_optimizer
+from trainer.parallel import Ranks
 from trainer.step import SftSample, pad_targets
 
 IntArray = npt.NDArray[np.int64]
@@ -110,9 +111,17 @@ def session_samples(users: list[UserLog], index: ItemIndex, settings: Settings) 
 
 
 def pretrain(
-    policy: Policy, users: list[UserLog], index: ItemIndex, settings: Settings, progress: Progress
+    policy: Policy,
+    users: list[UserLog],
+    index: ItemIndex,
+    settings: Settings,
+    progress: Progress,
+    ranks: Ranks | None = None,
 ) -> dict[str, list[float]]:
-    """Train in place; one schedule (warm-up, then cosine to a tenth) over both phases. Returns the loss curve by phase."""
+    """Train in place; one schedule (warm-up, then cosine to a tenth) over both phases. Returns the loss curve by phase.
+
+    Several ranks are given the same users, and share every batch out among themselves.
+    """
     phases = settings.pretrain
     rng = np.random.default_rng(settings.seed)
     plan: list[tuple[str, list[SftSample]]] = []
@@ -124,10 +133,10 @@ def pretrain(
     plan += [("warm window", warm)] * phases.warm_epochs
     batch = phases.batch_contexts
     total = sum(-(-len(samples) // batch) for _, samples in plan)
-    optimizer = build_optimizer(policy, phases.learning_rate, phases.sparse_learning_rate, phases.weight_decay)
+    optimizer = build_optimizer(policy, phases.learning_rate, phases.sparse_learning_rate, phases.weight_decay, ranks)
     policy.train()
     curves: dict[str, list[float]] = {}
-    with closing(Fitter(policy, optimizer, Featurizer(policy.settings, index), settings)) as fitter:
+    with closing(Fitter(policy, optimizer, Featurizer(policy.settings, index), settings, ranks)) as fitter:
         for done, (phase, samples) in enumerate(_batches(plan, batch), 1):
             optimizer.scale_learning_rate(schedule(done, total, phases.warmup_share))
             curves.setdefault(phase, []).append(fitter.fit(samples))
@@ -166,11 +175,20 @@ def _batches(plan: list[tuple[str, list[SftSample]]], size: int) -> Iterator[tup
 class Fitter:
     """Fits batches with worker threads: each takes every n-th sample, and the gradients are summed in a fixed order.
 
+    With several ranks, each has worker threads for every n-th sample of the batch, which all ranks are given.
+
     Small tensors gain little from threads inside an operation, and much from threads that each do whole operations.
     """
 
-    def __init__(self, policy: Policy, optimizer: PolicyOptimizer, featurizer: Featurizer, settings: Settings) -> None:
-        self.policy, self.optimizer, self.featurizer = policy, optimizer, featurizer
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: PolicyOptimizer,
+        featurizer: Featurizer,
+        settings: Settings,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.policy, self.optimizer, self.featurizer, self.ranks = policy, optimizer, featurizer, ranks or Ranks()
         self.parameters, self.mixtures = list(policy.parameters()), mixtures_of(policy)
         self.clip = settings.trainer.clip_norm
         # Dropout draws from one generator: several threads would draw in an order that no seed fixes.
@@ -180,15 +198,17 @@ class Fitter:
     def fit(self, samples: list[SftSample]) -> float:
         """One optimizer step; the loss per target."""
         targets = sum(len(sample.codes) for sample in samples)
-        shares = [share for worker in range(self.workers) if (share := samples[worker :: self.workers])]
+        own = samples[self.ranks.rank :: self.ranks.world]
+        shares = [share for worker in range(self.workers) if (share := own[worker :: self.workers])]
         results = list(self.pool.map(lambda share: self._gradients(share, targets), shares))
         for parameter, *parts in zip(self.parameters, *(gradients for _, gradients, _ in results), strict=True):
             present = [part for part in parts if part is not None]
             parameter.grad = torch.stack(present).sum(0) if len(present) > 1 else present[0] if present else None
+        self.ranks.sum_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
-        balance(self.mixtures, [routing for _, _, routing in results])
-        return sum(loss for loss, _, _ in results)
+        balance(self.mixtures, [routing for _, _, routing in results], self.ranks.sum)
+        return float(self.ranks.sum(torch.tensor(sum(loss for loss, _, _ in results), dtype=torch.float64)))
 
     def _gradients(self, samples: list[SftSample], targets: int) -> tuple[float, tuple[Tensor | None, ...], Routing]:
         device = self.parameters[0].device

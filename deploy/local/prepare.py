@@ -1,7 +1,8 @@
 """What a run needs before it can stream, as steps that each leave files in the run folder and are done once.
 
 ``python -m deploy.local.prepare STEP --run-folder RUN [--threads N]``; `onerec up` runs the steps as child processes, so
-that it stays light and can be interrupted. Progress goes to stdout, one line each time.
+that it stays light and can be interrupted. Progress goes to stdout, one line each time. Pre-training also runs on several
+ranks, which share each batch: ``torchrun --nproc-per-node N -m deploy.local.prepare pretrain --run-folder RUN``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from deploy.local.run_folder import RunFolder, read_json, write_json
 
 Say = Callable[[str], None]
 SAY_EVERY_S = 2.0
+LEADS = os.environ.get("RANK", "0") == "0"
+"""Whether this process speaks and writes; under torchrun the others only help."""
 
 
 def prepare_log(run: RunFolder, say: Say) -> dict[str, Any]:
@@ -50,12 +53,13 @@ def reward(run: RunFolder, say: Say) -> dict[str, Any]:
 
 
 def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
-    """Next-token pre-training on initial histories and the warm window."""
+    """Next-token pre-training on initial histories and the warm window; under torchrun, on all its ranks."""
     import torch
 
     from common.item_index import ItemIndex, latest_index
     from common.policy import build_policy, to_blob
     from common.session_log import SessionLog
+    from trainer.parallel import joined_ranks
     from trainer.pretraining import load_user_logs
     from trainer.pretraining import pretrain as run_pretraining
 
@@ -71,12 +75,14 @@ def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
     def progress(phase: str, done: int, total: int, loss: float) -> None:
         tell(f"pre-training on {phase}: batch {done:,} of {total:,}, loss {loss:.3f}")
 
-    curves = run_pretraining(policy, users, index, settings, progress)
-    run.pretrained.parent.mkdir(exist_ok=True)
-    temporary = run.pretrained.with_suffix(".tmp")
-    temporary.write_bytes(to_blob(policy))
-    temporary.replace(run.pretrained)
-    write_json(run.curves, curves)
+    with joined_ranks() as ranks:
+        curves = run_pretraining(policy, users, index, settings, progress, ranks)
+    if ranks.rank == 0:
+        run.pretrained.parent.mkdir(exist_ok=True)
+        temporary = run.pretrained.with_suffix(".tmp")
+        temporary.write_bytes(to_blob(policy))
+        temporary.replace(run.pretrained)
+        write_json(run.curves, curves)
     return {"parameters": size, "batches": sum(map(len, curves.values()))}
 
 
@@ -138,6 +144,8 @@ def run_step(run: RunFolder, step: str, say: Say) -> None:
         return
     began = time.monotonic()
     result = STEPS[step](run, say)
+    if not LEADS:
+        return
     seconds, cpu = round(time.monotonic() - began, 2), round(time.process_time(), 2)
     write_json(run.prepared / f"{step}.json", {"seconds": seconds, "cpu_seconds": cpu, "result": result})
     say(f"{step}: done in {seconds:.0f} s")
@@ -156,6 +164,11 @@ def paced(say: Say, every_s: float = SAY_EVERY_S) -> Say:
     return tell
 
 
+def _print(line: str) -> None:
+    if LEADS:
+        print(line, flush=True)  # noqa: T201
+
+
 def main() -> int:
     """Run one step in this process; 1 and one line on stderr when its input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local.prepare")
@@ -168,7 +181,7 @@ def main() -> int:
 
         torch.set_num_threads(given.threads)
     try:
-        run_step(RunFolder.open(given.run_folder), given.step, lambda line: print(line, flush=True))  # noqa: T201
+        run_step(RunFolder.open(given.run_folder), given.step, _print)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{given.step}: {error}\n")
         return 1

@@ -11,10 +11,13 @@ from torch import Tensor
 from common.features import Featurizer
 from common.policy import build_policy
 from tests.factories import TINY, make_index
+from tests.trainer.test_pretraining import SETTINGS as PRETRAINING
+from tests.trainer.test_pretraining import user
 from tests.trainer.test_step import SETTINGS, rl, sft
 from tests.trainer.two_ranks import run_on_two_ranks
 from trainer.optimizer import PolicyOptimizer, ShardedOptimizer
 from trainer.parallel import Ranks, joined_ranks
+from trainer.pretraining import pretrain
 from trainer.step import TrainingStep
 
 HERE = "tests.trainer.test_parallel"
@@ -43,65 +46,90 @@ def train(step: TrainingStep, first: int, last: int) -> None:
         step.run([] if number % 5 == 3 and step.ranks.rank else samples, groups, number)
 
 
-def steps_on_this_rank(folder: Path, sharded: str) -> None:
+def everything_on_this_rank(folder: Path) -> None:
+    """What the tests compare, made in one go, since processes start slowly."""
     with joined_ranks() as ranks:
-        step = fresh(ranks, sharded == "sharded")
-        train(step, 0, STEPS)
-        shards = step.optimizer.shards if isinstance(step.optimizer, ShardedOptimizer) else list(step.policy.parameters())
-        moments = sum(step.optimizer.adamw.state[shard]["exp_avg"].numel() for shard in shards)
-        found = weights(step) | step.state_dict() | {"moments": torch.tensor(moments)}
-        torch.save(found, folder / f"rank-{ranks.rank}.pt")
-
-
-def resumed_steps_on_this_rank(folder: Path) -> None:
-    with joined_ranks() as ranks:
-        step = fresh(ranks)
-        train(step, 0, STEPS // 2)
-        policy, state = weights(step), step.state_dict()
-        again = fresh(ranks)
-        with torch.no_grad():
-            for name, parameter in again.policy.named_parameters():
-                parameter.copy_(policy[f"weight.{name}"])
-        again.load_state_dict(state)
-        train(again, STEPS // 2, STEPS)
-        torch.save(weights(again) | again.state_dict(), folder / f"rank-{ranks.rank}.pt")
-
-
-def half_of_the_samples_on_this_rank(folder: Path) -> None:
-    with joined_ranks() as ranks:
-        step = fresh(ranks)
+        found: dict[str, dict[str, Tensor]] = {}
+        for name in ("sharded", "plain"):
+            step = fresh(ranks, name == "sharded")
+            train(step, 0, STEPS)
+            found[name] = weights(step) | step.state_dict() | {"moments": torch.tensor(moments_held(step))}
+        found["resumed"] = resumed(ranks)
+        halves = fresh(ranks)
         for number in range(3):
-            step.run(sft(8)[ranks.rank :: 2], [], number)
-        torch.save(weights(step), folder / f"rank-{ranks.rank}.pt")
+            halves.run(sft(8)[ranks.rank :: 2], [], number)
+        found["halves"] = weights(halves)
+        found["pretrained"] = pretrained(ranks)
+    torch.save(
+        {f"{run}/{name}": tensor for run in found for name, tensor in found[run].items()}, folder / f"rank-{ranks.rank}.pt"
+    )
 
 
-def test_sharded_state_equals_plain_data_parallelism_and_survives_a_restart(tmp_path: Path) -> None:
-    results = {}
-    for name, function in (("sharded", "steps"), ("plain", "steps"), ("resumed", "resumed_steps")):
-        folder = tmp_path / name
-        folder.mkdir()
-        arguments = [] if name == "resumed" else [name]
-        results[name] = run_on_two_ranks(f"{HERE}:{function}_on_this_rank", folder, *arguments)
-    sharded, plain, resumed = (results[name] for name in ("sharded", "plain", "resumed"))
-    begin = weights(fresh(Ranks()))
-    for name, tensor in plain[0].items():
-        if name == "moments":
-            continue
-        torch.testing.assert_close(sharded[0][name], tensor, atol=1e-6, rtol=0)
-        assert torch.equal(sharded[0][name], sharded[1][name])
-        assert torch.equal(resumed[0][name], sharded[0][name]), name
-    assert any((plain[0][name] - tensor).abs().max() > 0.01 for name, tensor in begin.items())
-    whole = int(plain[0]["moments"])
-    assert [int(one["moments"]) for one in sharded] == pytest.approx([whole / 2, whole / 2], abs=3)
+def moments_held(step: TrainingStep) -> int:
+    shards = step.optimizer.shards if isinstance(step.optimizer, ShardedOptimizer) else list(step.policy.parameters())
+    return sum(step.optimizer.adamw.state[shard]["exp_avg"].numel() for shard in shards)
 
 
-def test_two_ranks_train_as_one_with_all_samples(tmp_path: Path) -> None:
-    halves = run_on_two_ranks(f"{HERE}:half_of_the_samples_on_this_rank", tmp_path)
-    alone = fresh(Ranks())
+def resumed(ranks: Ranks) -> dict[str, Tensor]:
+    """As ``sharded``, with a stop in the middle."""
+    step = fresh(ranks)
+    train(step, 0, STEPS // 2)
+    again = fresh(ranks)
+    with torch.no_grad():
+        for parameter, saved in zip(again.policy.parameters(), step.policy.parameters(), strict=True):
+            parameter.copy_(saved)
+    again.load_state_dict(step.state_dict())
+    train(again, STEPS // 2, STEPS)
+    return weights(again) | again.state_dict()
+
+
+def pretrained(ranks: Ranks) -> dict[str, Tensor]:
+    policy = build_policy(TINY)
+    curves = pretrain(policy, [user(k) for k in range(20)], make_index(), PRETRAINING, lambda *_: None, ranks)
+    curve = torch.tensor([loss for losses in curves.values() for loss in losses])
+    return {name: parameter.detach() for name, parameter in policy.named_parameters()} | {"curve": curve}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    """What each rank came to, by run and name."""
+    return run_on_two_ranks(f"{HERE}:everything_on_this_rank", tmp_path_factory.mktemp("ranks"))
+
+
+def of(run: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{run}/"): tensor for name, tensor in found.items() if name.startswith(f"{run}/")}
+
+
+def test_sharded_state_equals_plain_data_parallelism(ranks: list[dict[str, Tensor]]) -> None:
+    sharded, plain = of("sharded", ranks[0]), of("plain", ranks[0])
+    whole = int(plain.pop("moments"))
+    assert [int(of("sharded", rank)["moments"]) for rank in ranks] == pytest.approx([whole / 2, whole / 2], abs=3)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(sharded[name], tensor, atol=1e-6, rtol=0)
+        assert torch.equal(sharded[name], of("sharded", ranks[1])[name])
+    assert any((plain[name] - tensor).abs().max() > 0.01 for name, tensor in weights(fresh(Ranks())).items())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(ranks: list[dict[str, Tensor]]) -> None:
+    for rank in ranks:
+        sharded = of("sharded", rank)
+        assert all(torch.equal(tensor, sharded[name]) for name, tensor in of("resumed", rank).items())
+
+
+def test_two_ranks_train_as_one_with_all_samples(ranks: list[dict[str, Tensor]]) -> None:
+    alone, halves = fresh(Ranks()), of("halves", ranks[0])
     for number in range(3):
         alone.run(sft(8), [], number)
     for name, tensor in weights(alone).items():
-        torch.testing.assert_close(halves[0][name], tensor, atol=2e-4, rtol=0)
+        torch.testing.assert_close(halves[name], tensor, atol=2e-4, rtol=0)
+
+
+def test_pretraining_shares_its_batches_out_to_the_ranks(ranks: list[dict[str, Tensor]]) -> None:
+    one, other = (of("pretrained", rank) for rank in ranks)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    alone = pretrained(Ranks())["curve"]
+    torch.testing.assert_close(one["curve"], alone, atol=1e-3, rtol=0)
+    assert alone[-5:].mean() < alone[:5].mean() - 0.1
 
 
 def test_an_incomplete_torchrun_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
