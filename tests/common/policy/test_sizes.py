@@ -53,7 +53,7 @@ def test_the_mixture_has_four_billion_parameters_of_which_half_a_billion_are_act
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_billion_lazy_parameters_train_on_one_machine() -> None:
-    """One forward and backward pass of V2-1B in bf16 over fp32 weights, batch 1: some 13 GB of memory."""
+    """One forward and backward pass of V2-1B in bf16 over fp32 weights, batch 1: some 11 GB of memory."""
     settings = load_settings("v2-1b").policy
     policy = build_policy(settings)
     inputs = Featurizer(settings, make_index())([make_context(600)])
