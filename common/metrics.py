@@ -1,7 +1,7 @@
 """Every metric of every worker, in one place, named ``onerec_<worker>_<what>_<unit>``.
 
-Counters end in ``_total``; other names end in their unit, where ``number`` is a version, ``nats`` a loss, and ``norm``
-and ``ratio`` have no unit. Workers import the constants below and call `serve` once.
+Counters end in ``_total``; other names end in their unit, where ``number`` is a version, ``nats`` a loss, ``flops`` are
+floating-point operations, and ``norm`` and ``ratio`` have no unit. Workers import the constants below and call `serve` once.
 """
 
 from __future__ import annotations
@@ -75,6 +75,17 @@ TRAINER_PARITY_ERROR = _gauge(
 )
 TRAINER_LOAD_VIOLATION = _gauge(
     "onerec_trainer_load_violation_ratio", "Largest expert load of the last step over the mean, minus 1, worst mixture."
+)
+TRAINER_STEP_FLOPS = _gauge(
+    "onerec_trainer_step_flops", "Floating-point operations of the last step's samples: products of active parameters, x3."
+)
+TRAINER_PEAK_FLOPS = _gauge(
+    "onerec_trainer_peak_rate_flops",
+    "The device's peak in matrix products per second, by where it is from.",
+    "source",
+)
+TRAINER_MODEL_FLOPS_UTILISATION = _gauge(
+    "onerec_trainer_model_flops_utilisation_ratio", "The last step's operations over what the peak allows in its time."
 )
 TRAINER_CLIPPED_SHARE = _gauge("onerec_trainer_clipped_share_ratio", "Share of policy ratios clipped in the last step.")
 

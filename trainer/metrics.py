@@ -7,6 +7,7 @@ from collections import Counter
 from prometheus_client import Counter as PrometheusCounter
 
 from common import metrics
+from common.policy.peak import Peak
 from common.stream import topic_name
 from trainer.groups import Judgement
 from trainer.resume import SESSIONS, Run
@@ -26,14 +27,23 @@ COUNTERS: dict[str, PrometheusCounter] = {
 class TrainerMetrics:
     """Shows a run's counters and its last step. Counters show what this process saw happen, as Prometheus expects."""
 
-    def __init__(self) -> None:
+    def __init__(self, peak: Peak) -> None:
         self._shown: Counter[str] = Counter()
+        metrics.TRAINER_PEAK_FLOPS.labels(peak.source).set(peak.rate)
 
     def begin(self, run: Run) -> None:
         """Take the run's totals so far as shown."""
         self._shown = Counter(run.counters)
 
-    def show(self, run: Run, step: StepMetrics, judgements: list[Judgement], seconds: float, lag: dict[int, int]) -> None:
+    def show(
+        self,
+        run: Run,
+        step: StepMetrics,
+        judgements: list[Judgement],
+        seconds: float,
+        lag: dict[int, int],
+        utilisation: float,
+    ) -> None:
         """After a step: counters grow by what it added, gauges take its values."""
         new, self._shown = run.counters - self._shown, Counter(run.counters)
         self._count(new, topic_name(run.identity.prefix, SESSIONS))
@@ -47,6 +57,8 @@ class TrainerMetrics:
         metrics.TRAINER_GRADIENT_NORM.labels("next_token").set(step.sft_grad_norm)
         if step.max_violation is not None:
             metrics.TRAINER_LOAD_VIOLATION.set(step.max_violation)
+        metrics.TRAINER_STEP_FLOPS.set(step.flops)
+        metrics.TRAINER_MODEL_FLOPS_UTILISATION.set(utilisation)
         groups = [judgement for judgement in judgements if judgement.sample]
         if groups:
             metrics.TRAINER_RL_LOSS.labels("preference").set(step.preference_loss)

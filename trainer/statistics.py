@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
+from common.policy.peak import peak
 from trainer.groups import Judgement, group_line
 from trainer.metrics import TrainerMetrics
 from trainer.resume import Run
@@ -22,15 +23,21 @@ class Statistics:
 
     def __init__(self, path: Path, run: Run) -> None:
         self._file = path.open("a", encoding="utf-8")
-        self._metrics = TrainerMetrics()
+        self._peak = peak(run.training.parameters[0].device)
+        self._metrics = TrainerMetrics(self._peak)
         self._metrics.begin(run)
 
     def step(self, run: Run, metrics: StepMetrics, judgements: list[Judgement], seconds: float, lag: dict[int, int]) -> None:
         """Write a finished step and the groups that it settled. Counters are totals of the run so far.
 
+        The share of the device's peak that the model's operations took (MFU) is of the whole step: consuming, filtering and
+        publishing count as time, waiting for sessions does not.
+
         Args:
+            seconds: how long the step took.
             lag: sessions in the log that are not consumed yet, per partition.
         """
+        utilisation = metrics.flops / (seconds * self._peak.rate)
         now_ms = time.time_ns() // 1_000_000
         for judgement in judgements:
             version = judgement.group.parameter_version if judgement.group else -1
@@ -40,10 +47,11 @@ class Statistics:
             | {"index_version": run.index_version}
             | {"outstanding": len(run.frontier.outstanding), "filter_median_ms": run.session_filter.median}
             | asdict(metrics)
+            | {"utilisation": utilisation, "peak_flops": self._peak.rate, "peak_source": self._peak.source}
             | {"counters": dict(run.counters)}
         )
         self._file.flush()
-        self._metrics.show(run, metrics, judgements, seconds, lag)
+        self._metrics.show(run, metrics, judgements, seconds, lag, utilisation)
 
     def _write(self, line: dict[str, object]) -> None:
         self._file.write(json.dumps(line) + "\n")

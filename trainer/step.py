@@ -16,6 +16,8 @@ from torch import Tensor
 from common.context import Context
 from common.features import Featurizer
 from common.policy import Policy
+from common.policy.flops import TRAINING
+from common.policy.flops_formula import flops_formula
 from common.policy.moe import Routing, balance, mixtures_of
 from common.settings import Settings
 from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
@@ -60,6 +62,9 @@ class StepMetrics:
     mean_ratio: float = 0.0
     max_violation: float | None = None
     """Largest expert load over the mean, minus 1, in the worst mixture; None where none was trained on targets."""
+    flops: int = 0
+    """Floating-point operations of this rank's samples, as `common.policy.flops` counts them: matrix products of active
+    parameters and of attention, forward and twice that backward, without padding."""
 
 
 class TrainingStep:
@@ -72,6 +77,7 @@ class TrainingStep:
         trainer = settings.trainer
         self.policy, self.featurizer, self.settings, self.ranks = policy, featurizer, settings, ranks or Ranks()
         self.parameters, self.mixtures = list(policy.parameters()), mixtures_of(policy)
+        self.formula = flops_formula(policy.settings)
         self.optimizer = build_optimizer(
             policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay, self.ranks
         )
@@ -103,16 +109,18 @@ class TrainingStep:
         size = self.settings.trainer.micro_batch or len(samples)
         pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
         routings += [Routing() for _ in pieces]
-        losses = [self._micro_batch(*one, all_targets) for one in zip(pieces, routings, strict=True)]
+        losses = [self._micro_batch(*one, all_targets, metrics) for one in zip(pieces, routings, strict=True)]
         metrics.targets = sum(len(sample.codes) for sample in samples)
         metrics.loss_per_level = (torch.stack(losses).sum(0) / metrics.targets).tolist()
         metrics.sft_grad_norm = self._gradient_norm([p.grad for p in self.parameters])
 
-    def _micro_batch(self, samples: list[SftSample], routing: Routing, all_targets: int) -> Tensor:
+    def _micro_batch(self, samples: list[SftSample], routing: Routing, all_targets: int, metrics: StepMetrics) -> Tensor:
         """Add one micro-batch's gradient; its losses by level, summed over its targets."""
         codes, mask = pad_targets([s.codes for s in samples])
         device = self.parameters[0].device
-        inputs, codes, mask = self.featurizer([s.context for s in samples]).to(device), codes.to(device), mask.to(device)
+        inputs = self.featurizer([s.context for s in samples])
+        metrics.flops += TRAINING * self.formula.forward(inputs, [len(s.codes) for s in samples])
+        inputs, codes, mask = inputs.to(device), codes.to(device), mask.to(device)
         with routing, autocast(device, self.settings.trainer.precision):
             log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes, mask)
         share = int(mask.sum()) / all_targets
@@ -122,7 +130,7 @@ class TrainingStep:
     def _reinforce(self, groups: list[RlSample], step: int, metrics: StepMetrics) -> None:
         rl = self.settings.rl
         self.policy.eval()  # dropout off: the ratio must compare like with like
-        log_prob = self._log_probs(groups)
+        log_prob = self._log_probs(groups, metrics)
         old = torch.from_numpy(np.stack([g.log_probs_old for g in groups])).sum(-1)
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         preference = log_prob.new_zeros(())
@@ -145,12 +153,14 @@ class TrainingStep:
         metrics.clipped_share = float(((ratio - 1).abs() > rl.eps).float().mean())
         metrics.mean_ratio = float(ratio.mean())
 
-    def _log_probs(self, groups: list[RlSample]) -> Tensor:
+    def _log_probs(self, groups: list[RlSample], metrics: StepMetrics) -> Tensor:
         """Log-probabilities (groups, G) by the present policy; one pass for the groups of each item index."""
         rows: list[Tensor] = [torch.empty(0)] * len(groups)
         for featurizer in dict.fromkeys(group.featurizer for group in groups):
             where = [k for k, group in enumerate(groups) if group.featurizer is featurizer]
-            memory = self.policy.encode(featurizer([groups[k].context for k in where]))
+            inputs = featurizer([groups[k].context for k in where])
+            metrics.flops += TRAINING * self.formula.forward(inputs, [len(groups[k].codes) for k in where], together=False)
+            memory = self.policy.encode(inputs)
             codes = torch.from_numpy(np.stack([groups[k].codes for k in where]))
             for k, row in zip(where, self.policy.log_probs(memory, codes).sum(-1), strict=True):
                 rows[k] = row

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
+from common.policy.moe import mixtures_of
 from common.policy.policy import Policy
 
 Component = Literal["features", "lifelong", "codes", "pathways", "encoder", "decoder"]
@@ -20,6 +21,8 @@ PREFIXES: list[tuple[str, Component]] = [
     ("widen", "decoder"),
 ]
 """First part of a parameter's name -> its component; the rest (MLPs, positions, begin token) belongs to the pathways."""
+INPUTS_AND_OUTPUTS = ("codes.", "event.", "user.", "static.", "positions.", "begin", "level", "heads.")
+"""Prefixes of the tables and output matrices that the sizes of OneRec-V2 leave out."""
 
 
 def parameter_audit(policy: Policy) -> dict[Component, int]:
@@ -35,3 +38,18 @@ def nominal_size(policy: Policy) -> int:
     """The size by which the OneRec technical report's table 1 names its models, as its numbers imply: everything but the
     tables of ids and features and the queries that read the lifelong history."""
     return sum(count for component, count in parameter_audit(policy).items() if component not in {"features", "lifelong"})
+
+
+def inner_size(policy: Policy) -> int:
+    """The size by which the OneRec-V2 technical report's table 5 names its models, as its numbers imply: all parameters but
+    embeddings and output heads."""
+    return sum(p.numel() for name, p in policy.named_parameters() if not name.startswith(INPUTS_AND_OUTPUTS))
+
+
+def active_size(policy: Policy) -> int:
+    """`inner_size` less the routed experts that a token does not visit."""
+    idle = 0
+    for mixture in mixtures_of(policy):
+        expert = mixture.up[0].numel() + mixture.down[0].numel()
+        idle += expert * (mixture.settings.experts - mixture.settings.active)
+    return inner_size(policy) - idle

@@ -1,7 +1,8 @@
 """What a policy's matrix products cost, counted by running it on the meta device: no formula can drift from the program.
 
 Counted are the products of active parameters and, separately, those inside attention; lookups, norms, softmaxes and
-element-wise work are not. A backward pass costs twice the forward pass, nothing is recomputed.
+element-wise work are not. A backward pass costs twice the forward pass, nothing is recomputed. A mixture of experts costs
+its router and the experts that a token visits.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.features import EventFeatures, PolicyInputs
 from common.policy import Memory, Policy, build_policy
+from common.policy.layers import SwiGlu
+from common.policy.moe import MixtureOfExperts
 from common.settings import PolicySettings
 
 TRAINING = 3
@@ -66,13 +69,13 @@ def count_flops(settings: PolicySettings, targets: int = 1, events: int | None =
 
     ``events``: how many the user has, all positive and as many again compressed; None fills every pathway.
     """
-    with torch.device("meta"):
-        policy = build_policy(settings).eval().requires_grad_(False)
-    inputs = _inputs(settings, events)
+    most = (settings.short_length, settings.positive_length, settings.lifelong_length)
+    inputs = meta_inputs(settings, *(length if events is None else max(1, min(events, length)) for length in most))
+    policy = meta_policy(settings)
     codes = torch.zeros((1, targets, settings.levels), dtype=torch.int64, device="meta")
     memory: list[Memory] = []
-    context = _count(policy, lambda: memory.append(policy.encode(inputs)))
-    return Flops(context, _count(policy, lambda: policy.session_log_probs(memory[0], codes)))
+    context = count(policy, lambda: memory.append(policy.encode(inputs)))
+    return Flops(context, count(policy, lambda: policy.session_log_probs(memory[0], codes)))
 
 
 def training_flops_per_target(
@@ -86,6 +89,35 @@ def training_flops_per_target(
     return TRAINING * (work.total if attention else work.weights) / targets
 
 
+def meta_policy(settings: PolicySettings) -> Policy:
+    """A policy without storage, to be counted; mixtures are replaced by what a token costs in them."""
+    with torch.device("meta"):
+        policy = build_policy(settings).eval().requires_grad_(False)
+        for module in list(policy.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, MixtureOfExperts):
+                    setattr(module, name, _ActiveExperts(child))
+    return policy
+
+
+class _ActiveExperts(nn.Module):
+    """The products of a token in a mixture: its router's, and those of one dense network as wide as its experts together.
+
+    Routing itself depends on the data, which the meta device has not.
+    """
+
+    def __init__(self, mixture: MixtureOfExperts) -> None:
+        super().__init__()
+        _, width, hidden = mixture.up.shape
+        self.router = mixture.router
+        self.experts = SwiGlu(width, hidden // 2 * (mixture.settings.active + mixture.settings.shared))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.router(x)
+        out: Tensor = self.experts(x)
+        return out
+
+
 class _Call(nn.Module):
     """A call as a module's forward pass, which gives all of the policy's modules their names below it."""
 
@@ -97,7 +129,7 @@ class _Call(nn.Module):
         self.call()
 
 
-def _count(policy: Policy, call: Callable[[], object]) -> dict[str, Work]:
+def count(policy: Policy, call: Callable[[], object]) -> dict[str, Work]:
     """Operations of a call by the policy's top-level modules. Only the outermost module that runs is counted."""
     with FlopCounterMode(display=False) as counter:
         _Call(policy, call)()
@@ -118,9 +150,10 @@ def _work(by_operator: dict[object, int]) -> Work:
     return Work(sum(by_operator.values()) - attention, attention)
 
 
-def _inputs(settings: PolicySettings, events: int | None) -> PolicyInputs:
-    def pathway(length: int) -> EventFeatures:
-        size = length if events is None else max(1, min(events, length))
+def meta_inputs(settings: PolicySettings, short: int, positive: int, lifelong: int) -> PolicyInputs:
+    """Inputs of one context, without storage, whose pathways have these lengths."""
+
+    def pathway(size: int) -> EventFeatures:
         ids = torch.zeros((1, size), dtype=torch.int64, device="meta")
         columns: dict[str, Tensor] = dict.fromkeys(EventFeatures.__dataclass_fields__, ids)
         return EventFeatures(
@@ -135,5 +168,5 @@ def _inputs(settings: PolicySettings, events: int | None) -> PolicyInputs:
         )
 
     static = torch.zeros((1, 1 + len(settings.static_fields)), dtype=torch.int64, device="meta")
-    lifelong = pathway(settings.lifelong_length) if settings.lifelong_length else None
-    return PolicyInputs(static, pathway(settings.short_length), pathway(settings.positive_length), lifelong)
+    leaves = pathway(lifelong) if settings.lifelong_length else None
+    return PolicyInputs(static, pathway(short), pathway(positive), leaves)

@@ -66,7 +66,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Self-attention over x (…, Q, D)."""
-        return self.attend(x, self.keys_values(x), mask, causal)
+        rows = x.flatten(0, -3)  # fused kernels take one leading axis
+        return self.attend(rows, self.keys_values(rows), mask, causal).view_as(x)
 
 
 class FeedForward(nn.Module):

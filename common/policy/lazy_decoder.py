@@ -133,7 +133,8 @@ class LazyDecoder(Policy):
             pathways["lifelong"] = inputs.lifelong
         static = self.project_static(self.static_features(inputs)).unsqueeze(1)
         events = torch.cat([self._features(name, one) for name, one in pathways.items()], 1)
-        context = self.dropout(torch.cat((static, self.project_events(events)), 1))
+        # In fp32 also under autocast, since norms follow.
+        context = self.dropout(torch.cat((static, self.project_events(events)), 1)).float()
         mask = functional.pad(torch.cat([one.mask for one in pathways.values()], 1), (1, 0), value=True)
         if self.settings.lifelong_length:
             mask = _weighted(mask, torch.cat([one.leaf_size for one in pathways.values()], 1)).to(context.dtype)

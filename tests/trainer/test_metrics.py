@@ -2,9 +2,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+import torch
+
 from common.features import Featurizer
 from common.metrics import render
 from common.policy import build_policy
+from common.policy.peak import peak
 from tests.trainer.test_checkpoint import IDENTITY
 from tests.trainer.tiny_run import tiny_index, tiny_settings
 from trainer.frontier import Frontier
@@ -15,6 +19,8 @@ from trainer.session_filter import SessionFilter
 from trainer.staleness import Staleness
 from trainer.statistics import Statistics
 from trainer.step import StepMetrics, TrainingStep
+
+FLOPS = 3 * 10**8
 
 
 def value(name: str) -> float:
@@ -33,13 +39,21 @@ def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_pa
     with Statistics(tmp_path / "stats.jsonl", run) as statistics:
         run.step = 1
         run.counters.update({"sessions.consumed": 4, "groups.stale": 1})
-        statistics.step(run, StepMetrics(loss_per_level=[1.0, 2.0], max_violation=0.5), [judgement], 0.1, {0: 9})
+        statistics.step(
+            run, StepMetrics(loss_per_level=[1.0, 2.0], max_violation=0.5, flops=FLOPS), [judgement], 0.1, {0: 9}
+        )
     assert value("onerec_trainer_sessions_consumed_total") == consumed + 4
     assert value('onerec_trainer_groups_total{reason="stale"}') == stale + 1
     assert value('onerec_trainer_next_token_loss_nats{level="2"}') == 2.0
     assert value('onerec_trainer_stream_lag_records{partition="0",topic="sessions"}') == 9
     assert value("onerec_trainer_load_violation_ratio") == 0.5
+    rate = peak(torch.device("cpu")).rate
+    assert value("onerec_trainer_model_flops_utilisation_ratio") == pytest.approx(FLOPS / (0.1 * rate))
+    assert value("onerec_trainer_step_flops") == FLOPS
+    assert any(line.startswith("onerec_trainer_peak_rate_flops{source=") for line in render().decode().splitlines())
     group, step = (json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
     assert (group["kind"], group["outcome"], group["record"]) == ("group", "stale", [0, 4])
     assert step["max_violation"] == 0.5
+    assert step["utilisation"] == pytest.approx(step["flops"] / (step["seconds"] * step["peak_flops"]))
+    assert step["peak_source"].startswith("measured")
     assert (step["counters"]["sessions.consumed"], step["loss_per_level"]) == (104, [1.0, 2.0])

@@ -6,6 +6,7 @@ import torch
 
 from common.features import Featurizer
 from common.policy import Policy, build_policy, load_weights, to_blob
+from common.policy.flops_formula import flops_formula
 from common.policy.moe import MixtureOfExperts, Routing, all_loads, max_violation, mixtures_of
 from common.settings import PolicySettings, load_settings
 from rollout.engine import GenerationEngine
@@ -128,6 +129,18 @@ def test_biases_rest_where_balancing_is_not_by_them(balancing: str) -> None:
     assert (norm == plain_norm) == (balancing == "none")
 
 
+@every_architecture
+def test_a_step_reports_the_operations_of_its_samples_however_they_are_batched(settings: PolicySettings) -> None:
+    step = make_step(policy=settings)
+    formula, group = flops_formula(settings), rl(step.policy)
+    expected = sum(formula.forward(step.featurizer([s.context]), [len(s.codes)]) for s in sft())
+    assert step.run(sft(), [], 0).flops == 3 * expected
+    expected += formula.forward(step.featurizer([group.context]), [40], together=False)
+    trainer = step.settings.trainer.model_copy(update={"micro_batch": 2})
+    step.settings = step.settings.model_copy(update={"trainer": trainer})
+    assert step.run(sft(), [group], 1).flops == 3 * expected
+
+
 def test_nothing_to_train_on_changes_nothing() -> None:
     step = make_step()
     before = [p.clone() for p in step.policy.parameters()]
@@ -162,9 +175,10 @@ def test_micro_batches_add_up_to_the_batch(size: int) -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-def test_bf16_stays_close_to_fp32() -> None:
+@pytest.mark.parametrize("name", ["encoder-decoder", "lazy", "lazy-grouped"])
+def test_bf16_stays_close_to_fp32(name: str) -> None:
     """Stated tolerance: 0.05 of a log-probability, and after 30 steps 5 % of the loss."""
-    step = make_step()
+    step = make_step(policy=ARCHITECTURES[name])
     samples = sft()
     codes, _ = pad_targets([sample.codes for sample in samples])
     inputs = step.featurizer([sample.context for sample in samples])
@@ -176,7 +190,7 @@ def test_bf16_stays_close_to_fp32() -> None:
     torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0)
     last = {}
     for precision in ("fp32", "bf16"):
-        step = make_step()
+        step = make_step(policy=ARCHITECTURES[name])
         step.settings = SETTINGS.model_copy(update={"trainer": SETTINGS.trainer.model_copy(update={"precision": precision})})
         for number in range(30):
             metrics = step.run(sft(), [], number)

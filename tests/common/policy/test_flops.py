@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.policy.flops import TRAINING, Work, count_flops, training_flops_per_target
-from common.settings import LazySettings, PolicySettings
+from common.settings import LazySettings, MoeSettings, PolicySettings, load_settings
 from tests.factories import ARCHITECTURES
 
 V2_SIZES = {"0.5B": (1408, 14, 11, 70), "1B": (1792, 18, 14, 90)}
@@ -70,9 +70,25 @@ def test_components_of_the_first_versions_encoder() -> None:
 
 
 def test_the_first_versions_decoder_with_two_active_experts() -> None:
-    """Two SwiGLU experts of 2816 multiply as often as one dense network of 8448."""
-    decoder = sum(count_flops(V1.model_copy(update={"ffn": 3 * 2816})).targets.values(), Work())
+    decoder = sum(count_flops(load_settings("v1-0.935b").policy).targets.values(), Work())
     assert decoder.total / 1e9 == pytest.approx(0.64, rel=0.01)
+
+
+def test_a_mixture_costs_its_router_and_the_experts_that_a_token_visits() -> None:
+    """Width 8, 2 of 4 routed experts and a shared one of width 16, five tokens."""
+    moe = MoeSettings(experts=4, active=2, shared=1, width=16, encoder_blocks=[0])
+    dense = PolicySettings(d_model=8, heads=2, ffn=24, codes=8, short_length=2, positive_length=2)
+    before, after = (count_flops(s).context["encoder"] for s in (dense, dense.model_copy(update={"moe": moe})))
+    tokens = 1 + 2 + 2
+    assert before.weights - 2 * tokens * 2 * 8 * 24 == after.weights - 2 * tokens * (8 * 4 + 3 * 3 * 8 * 16)
+    assert before.attention == after.attention
+
+
+def test_the_mixture_of_four_billion_costs_what_half_a_billion_does() -> None:
+    """OneRec-V2, table 5: 0.5B active; the routers of 12 blocks add little."""
+    mixture, dense = (training_flops_per_target(load_settings(name).policy, 5) for name in ("v2-moe-4b", "v2-0.5b"))
+    routers = TRAINING * 2 * 12 * 3 * 1408 * 53
+    assert mixture - dense == pytest.approx(routers)
 
 
 def test_a_small_count_by_hand() -> None:
