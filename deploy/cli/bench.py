@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,11 +17,12 @@ from rich.table import Table
 
 import benchmarks
 from deploy.cli.console import say
+from deploy.local.plots import save_plots
 
 if TYPE_CHECKING:
     from benchmarks.harness import BenchResult
 
-    Run = Callable[[Path, Callable[[str], None]], BenchResult]
+    Run = Callable[..., BenchResult]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +38,9 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the result to this file, too.", show_default=False)
     ] = None,
+    cache: Annotated[
+        Path, typer.Option("--cache", metavar="FOLDER", help="Where long benchmarks keep finished parts, to go on from.")
+    ] = Path("runs/bench"),
     list_all: Annotated[bool, typer.Option("--list", help="Print every benchmark's name and claim.")] = False,
 ) -> None:
     """Measure one claim on this machine: ours beside a rival's."""
@@ -49,10 +54,13 @@ def bench(
         if json_file.is_dir():
             raise ValueError(f"--json must be a file, got the folder {json_file}")
         json_file.parent.mkdir(parents=True, exist_ok=True)
-    run: Run = importlib.import_module(f"{benchmarks.__name__}.{name.replace('-', '_')}").run
-    result = run(data, say)
+    module = importlib.import_module(f"{benchmarks.__name__}.{name.replace('-', '_')}")
+    run: Run = module.run
+    result = run(data, say, **({"cache": cache} if "cache" in inspect.signature(run).parameters else {}))
     if json_file is not None:
         json_file.write_text(result.model_dump_json(indent=1) + "\n")
+        if hasattr(module, "plot"):
+            save_plots(json_file.parent, {json_file.stem: module.plot}, result)
     Console().print(result_table(result))
 
 

@@ -30,6 +30,20 @@ def run(data, on_progress):
     )
 '''
 
+KEPT = '''"""Four is even."""
+
+from benchmarks.harness import BenchResult
+
+
+def run(data, on_progress, cache):
+    return BenchResult(name="kept-claim", value=len(list(cache.iterdir())), unit="files")
+
+
+def plot(axes, result):
+    axes.plot([result.value])
+    return True
+'''
+
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -37,6 +51,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tiny_claim.py").write_text(TINY)
     (tmp_path / "helper.py").write_text('"""No benchmark: nothing to run."""\n')
     monkeypatch.setattr(benchmarks, "__path__", [str(tmp_path), *benchmarks.__path__])
+    (tmp_path / "kept_claim.py").write_text(KEPT)
     return tmp_path
 
 
@@ -53,6 +68,16 @@ def test_a_result_is_printed_and_written(tiny: Path) -> None:
     assert written["details"]["claims"] == [{"claim": "two < three", "holds": True, "figures": {"two": 2}}]
     assert written["commit"]
     assert "torch" in written["machine"]
+
+
+def test_a_long_benchmark_gets_its_cache_and_is_drawn_beside_its_figures(tiny: Path) -> None:
+    file, cache = tiny / "results" / "kept.json", tiny / "cache"
+    cache.mkdir()
+    (cache / "arm").touch()
+    done = CliRunner().invoke(app, ["bench", "kept-claim", "--cache", str(cache), "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(file.read_text())["value"] == 1.0
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_list_tells_names_and_claims(tiny: Path) -> None:
