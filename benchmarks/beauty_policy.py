@@ -3,14 +3,16 @@
 Every user's last event is the test target and the one before it the validation target; item vectors, semantic IDs,
 popularity and training know neither. The whole catalogue is ranked, nothing is masked, at item level; a context has no
 more than the last 20 events, and its time is that of the last of them, so that nothing is told of the target. Every event
-of the training part but the first is a target. Validation after every third epoch, on a fixed sample of users, chooses
-the weights, which are an exponential moving average. The rivals of the claims are figures of their papers on the same cut
-of the data (see `BARS`); popularity and ItemKNN are computed here.
+of the training part but the first is a target. Validation after every third epoch, on a fixed sample of users, chooses the
+weights, which are an exponential moving average. Finished seeds are kept in the cache folder. The rivals of the claims are
+figures of their papers on the same cut of the data (see `BARS`); popularity and ItemKNN are computed here.
 """
 
 from __future__ import annotations
 
 import copy
+import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +23,11 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.harness import BenchResult, Claim
@@ -34,6 +38,7 @@ from common.policy import Policy, build_policy
 from common.session_log import SessionLog
 from common.settings import Settings, load_settings
 from deploy.data.amazon import import_amazon
+from deploy.local.leash import tie
 from rollout.engine import GenerationEngine
 from rollout.evaluation import Baselines, leave_one_out, leave_one_out_set, retrieval_scores
 from tokenizer_job.job import build_index
@@ -73,23 +78,25 @@ class SeedResult:
     minutes: float
 
 
-def run(data: Path, on_progress: Say) -> BenchResult:
+def run(data: Path, on_progress: Say, cache: Path) -> BenchResult:
     """Train and test with every seed, as many at a time as there are cores; takes hours."""
     with tempfile.TemporaryDirectory(prefix="beauty-") as folder:
         import_amazon(data, Path(folder) / "log", on_progress)
-        return measure(Path(folder), load_settings("beauty"), SEEDS, 2, on_progress)
+        return measure(Path(folder), load_settings("beauty"), SEEDS, len(os.sched_getaffinity(0)), on_progress, cache)
 
 
-def measure(folder: Path, settings: Settings, seeds: Sequence[int], workers: int, on_progress: Say) -> BenchResult:
+def measure(
+    folder: Path, settings: Settings, seeds: Sequence[int], workers: int, on_progress: Say, cache: Path
+) -> BenchResult:
     """The benchmark on the session log ``folder/log``. Several ``workers`` are processes of one thread each."""
     log = SessionLog.open(folder / "log")
     index = build_index(log, settings, folder, None, on_progress, held_out=2).index
     sequences = read_sequences(log)
-    of_seed = partial(measure_seed, sequences, index, settings, on_progress)
+    of_seed = partial(kept_seed, cache, sequences, index, settings, on_progress)
     if workers == 1:
         results = [of_seed(seed) for seed in seeds]
     else:
-        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),)) as pool:
             results = list(pool.map(of_seed, seeds))
     mean = {name: fmean(result.test[name] for result in results) for name in results[0].test}
     baselines = baseline_figures(sequences, index)
@@ -150,6 +157,24 @@ def held_out(sequences: dict[int, UserEvents], place: int, limit: int) -> Held:
     return Held(contexts, [int(events.item_id[place]) for events in sequences.values()])
 
 
+def kept_seed(
+    cache: Path, sequences: dict[int, UserEvents], index: ItemIndex, settings: Settings, on_progress: Say, seed: int
+) -> SeedResult:
+    """`measure_seed`, unless ``cache`` has its result for the same semantic IDs and settings."""
+    told = json.dumps(
+        [index.tokenizer_version, settings.model_dump(mode="json", include={"policy", "pretrain", "evaluation"})]
+    )
+    path = cache / f"beauty-policy-{xxhash.xxh3_64_hexdigest(told.encode())}-{seed}.json"
+    if path.exists():
+        return SeedResult(**json.loads(path.read_bytes()))
+    result = measure_seed(sequences, index, settings, on_progress, seed)
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(result)))
+    temporary.replace(path)
+    return result
+
+
 def measure_seed(
     sequences: dict[int, UserEvents], index: ItemIndex, settings: Settings, on_progress: Say, seed: int
 ) -> SeedResult:
@@ -207,6 +232,22 @@ def evaluate(policy: Policy, index: ItemIndex, held: Held, settings: Settings) -
     scores = leave_one_out(engine, held.contexts, held.targets, CUTS, batch=BATCH)
     by_name = {"recall": scores.recall, "ndcg": scores.ndcg, "sid_recall": scores.sid_recall, "sid_ndcg": scores.sid_ndcg}
     return {f"{name}_at_{k}": float(values[k].mean()) for name, values in by_name.items() for k in CUTS}
+
+
+def plot(axes: Any, result: BenchResult) -> bool:
+    """Validation NDCG@10 over the epochs, every seed, and the epoch that was chosen."""
+    for k, seed in enumerate(result.details["seeds"]):
+        epochs = [one["epoch"] for one in seed["curve"]]
+        axes.plot(epochs, [one["ndcg_at_10"] for one in seed["curve"]], color=f"C{k}", label=f"seed {seed['seed']}")
+        axes.axvline(seed["epoch"], color=f"C{k}", linestyle=":")
+    axes.set(title="Amazon Beauty, validation users", xlabel="epoch", ylabel="NDCG@10")
+    axes.legend()
+    return True
+
+
+def _begin(parent: int) -> None:
+    tie(parent)
+    torch.set_num_threads(1)
 
 
 def baseline_figures(sequences: dict[int, UserEvents], index: ItemIndex) -> dict[str, Figures]:

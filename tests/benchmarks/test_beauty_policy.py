@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from benchmarks import beauty_policy as bench
 from common.context import UserEvents
 from common.settings import Settings, load_settings
 from deploy.data.amazon import import_amazon
+from deploy.local.plots import save_plots
 from tests.deploy.data.tables_on_disk import write_csv, write_json_lines
 from tests.factories import make_events, make_index
 
@@ -66,8 +69,16 @@ def write_reviews(folder: Path) -> Path:
 def test_a_small_run_reports_every_seed_its_curve_and_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "VALIDATION_USERS", 10)
     import_amazon(write_reviews(tmp_path / "data"), tmp_path / "log")
-    result = bench.measure(tmp_path, small(), (0, 1), 1, lambda _: None)
+    cache = tmp_path / "cache"
+    result = bench.measure(tmp_path, small(), (0, 1), 1, lambda _: None, cache)
     seeds = result.details["seeds"]
+    assert len(list(cache.glob("beauty-policy-*.json"))) == 2
+    [one, _] = sorted(cache.iterdir())
+    one.write_text(json.dumps(json.loads(one.read_text()) | {"epoch": 99}))
+    shutil.rmtree(tmp_path / "index")
+    again = bench.measure(tmp_path, small(), (0, 1), 1, lambda _: None, cache).details["seeds"]
+    assert [seed["epoch"] for seed in again] == [99, seeds[1]["epoch"]]
+    assert save_plots(tmp_path, {"curve": bench.plot}, result) == [tmp_path / "curve.png"]
     assert [[one["epoch"] for one in seed["curve"]] for seed in seeds] == [[3, 4], [3, 4]]
     assert all(seed["epoch"] in (3, 4) for seed in seeds)
     for seed in seeds:
