@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from common.policy import Policy
 from common.policy.moe import Routing, balance, mixtures_of
 from common.session_log import SessionLog
 from common.settings import Settings
+from trainer.gradients import clip_gradients
 from trainer.objectives import next_token_loss
 from trainer.optimizer import PolicyOptimizer, build_optimizer
 from trainer.step import SftSample, pad_targets
@@ -184,8 +186,8 @@ class Fitter:
         results = list(self.pool.map(lambda share: self._gradients(share, targets), shares))
         for parameter, *parts in zip(self.parameters, *(gradients for _, gradients, _ in results), strict=True):
             present = [part for part in parts if part is not None]
-            parameter.grad = torch.stack(present).sum(0) if len(present) > 1 else present[0] if present else None
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            parameter.grad = reduce(torch.add, present) if present else None
+        clip_gradients(self.parameters, self.clip)
         self.optimizer.step()
         balance(self.mixtures, [routing for _, _, routing in results])
         return sum(loss for loss, _, _ in results)

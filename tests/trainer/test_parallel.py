@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.features import Featurizer
 from common.policy import build_policy
@@ -47,7 +47,7 @@ def steps_on_this_rank(folder: Path, sharded: str) -> None:
     with joined_ranks() as ranks:
         step = fresh(ranks, sharded == "sharded")
         train(step, 0, STEPS)
-        shards = step.optimizer.shards if isinstance(step.optimizer, ShardedOptimizer) else list(step.policy.parameters())
+        shards = step.optimizer.shards if isinstance(step.optimizer, ShardedOptimizer) else step.optimizer.dense.values()
         moments = sum(step.optimizer.adamw.state[shard]["exp_avg"].numel() for shard in shards)
         found = weights(step) | step.state_dict() | {"moments": torch.tensor(moments)}
         torch.save(found, folder / f"rank-{ranks.rank}.pt")
@@ -102,6 +102,33 @@ def test_two_ranks_train_as_one_with_all_samples(tmp_path: Path) -> None:
         alone.run(sft(8), [], number)
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(halves[0][name], tensor, atol=2e-4, rtol=0)
+
+
+def sparse_gradients(rank: int) -> list[Tensor]:
+    """Tables that both ranks, one rank, and no rank has read."""
+    tables = [nn.Embedding(20, 4, sparse=True) for _ in range(3)]
+    read: list[list[list[int]]] = [[[1, 7, 7], [3]], [[7, 19], []]]
+    for k, ids in enumerate(read[rank]):
+        if ids:
+            (tables[k](torch.tensor(ids)) * (1 + rank + torch.arange(len(ids)).unsqueeze(1))).sum().backward()
+    return [table.weight for table in tables]
+
+
+def summed_rows_on_this_rank(folder: Path) -> None:
+    with joined_ranks() as ranks:
+        tables = sparse_gradients(ranks.rank)
+        ranks.sum_rows(tables)
+        gradients = {f"{k}": t.grad.to_dense() for k, t in enumerate(tables) if t.grad is not None and t.grad.is_sparse}
+        torch.save(gradients, folder / f"rank-{ranks.rank}.pt")
+
+
+def test_rows_of_tables_are_summed_over_ranks(tmp_path: Path) -> None:
+    found = run_on_two_ranks(f"{HERE}:summed_rows_on_this_rank", tmp_path)
+    own = [[table.grad for table in sparse_gradients(rank)] for rank in (0, 1)]
+    for k, both in enumerate(zip(*own, strict=True)):
+        expected = sum((one.to_dense() for one in both if one is not None), torch.zeros(20, 4))
+        assert torch.equal(found[0][str(k)], expected)
+        assert torch.equal(found[1][str(k)], expected)
 
 
 def test_an_incomplete_torchrun_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
