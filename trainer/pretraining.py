@@ -19,6 +19,7 @@ from torch import Tensor
 
 from common.context import Context, UserEvents
 from common.features import Featurizer
+from common.history import context_events
 from common.item_index import ItemIndex
 from common.messages import POSITIVE
 from common.policy import Policy
@@ -80,7 +81,7 @@ def target_codes(events: UserEvents, index: ItemIndex, which: str, limit: int | 
 
 def history_samples(users: list[UserLog], index: ItemIndex, settings: Settings, rng: np.random.Generator) -> list[SftSample]:
     """Blocks of `targets_per_context` history events, cut at a random phase per user, each with what came before it."""
-    size = settings.pretrain.targets_per_context
+    size, limit = settings.pretrain.targets_per_context, context_events(settings.policy)
     samples = []
     for user in users:
         history = user.events.take(slice(0, user.initial))
@@ -91,13 +92,14 @@ def history_samples(users: list[UserLog], index: ItemIndex, settings: Settings, 
             codes = target_codes(block, index, settings.trainer.targets)
             if len(codes):
                 time_ms = int(block.time_ms[0])
-                context = Context(user.user_id, time_ms, 0, user.profile, history.take(slice(0, start)))
+                context = Context(user.user_id, time_ms, 0, user.profile, history.take(slice(0, start)).last(limit))
                 samples.append(SftSample(context, codes))
     return samples
 
 
 def session_samples(users: list[UserLog], index: ItemIndex, settings: Settings) -> list[SftSample]:
-    """The warm window's sessions in time order: context = all events before the session."""
+    """The warm window's sessions in time order: context = the events before the session, as many as in the stream."""
+    limit = context_events(settings.policy)
     timed: list[tuple[int, SftSample]] = []
     for user in users:
         for first, last, tab in user.sessions:
@@ -105,7 +107,7 @@ def session_samples(users: list[UserLog], index: ItemIndex, settings: Settings) 
             codes = target_codes(block, index, settings.trainer.targets, settings.trainer.max_targets)
             if len(codes):
                 time_ms = int(block.time_ms[0])
-                context = Context(user.user_id, time_ms, tab, user.profile, user.events.take(slice(0, first)))
+                context = Context(user.user_id, time_ms, tab, user.profile, user.events.take(slice(0, first)).last(limit))
                 timed.append((time_ms, SftSample(context, codes)))
     timed.sort(key=lambda pair: pair[0])
     return [sample for _, sample in timed]

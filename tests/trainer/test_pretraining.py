@@ -8,6 +8,7 @@ import torch
 
 from common.context import UserEvents
 from common.features import Featurizer
+from common.history import CONTEXT_EVENTS
 from common.policy import build_policy
 from common.policy.moe import MixtureOfExperts
 from common.settings import PolicySettings, load_settings
@@ -74,6 +75,15 @@ def test_positive_targets_only() -> None:
     events, index = make_events(20), make_index()
     assert 0 < len(target_codes(events, index, "positive")) < len(target_codes(events, index, "all"))
     assert len(target_codes(events, index, "all", limit=3)) == 3
+
+
+def test_contexts_are_as_long_as_in_the_stream() -> None:
+    """A positive event that the stream would no longer see must not be seen in pre-training either."""
+    long = user(1, initial=CONTEXT_EVENTS + 50)
+    [*_, last] = history_samples([long], make_index(), SETTINGS, np.random.default_rng(0))
+    [first, _] = session_samples([long], make_index(), SETTINGS)
+    assert len(last.context.events) == len(first.context.events) == CONTEXT_EVENTS
+    assert first.context.events.time_ms[-1] == long.events.time_ms[CONTEXT_EVENTS + 49]
 
 
 def test_batching_by_length_keeps_every_sample() -> None:
