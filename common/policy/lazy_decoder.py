@@ -46,7 +46,8 @@ class SharedKeysValues(nn.Module):
 
     def _heads(self, norm: nn.Module, x: Tensor) -> Tensor:
         normed: Tensor = norm(x.float())  # norms are in fp32 also where products are in bf16
-        return normed.to(x.dtype).unflatten(-1, (self.groups, -1)).transpose(1, 2)
+        heads: Tensor = normed.to(x.dtype).unflatten(-1, (self.groups, -1))
+        return heads.transpose(1, 2)
 
 
 class LazyAttention(nn.Module):
