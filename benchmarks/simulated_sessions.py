@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
 WORLD_SEED = 0
 WARMUP_SHARE = 0.02
-SPARSE_LEARNING_RATE = 1e-3
+SPARSE_LEARNING_RATE = 3e-2
 EVALUATION_BATCH = 64
 PROGRESS_LINES = 10
 S1 = SimulatorSettings(items=10_000, users=4_000, requests_per_user=36)

@@ -304,7 +304,8 @@ class PretrainSettings(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that each take a share of every batch; their number is part of the result (order of summation)."""
     learning_rate: Rate = 1e-3
-    sparse_learning_rate: Rate = 1e-3
+    sparse_learning_rate: Rate = 3e-2
+    """Of the id tables: about how far a row's first update moves it; the n-th moves it by this over sqrt(n)."""
     warmup_share: Share = 0.02
     weight_decay: Weight = 0.01
 
@@ -344,6 +345,7 @@ class TrainerSettings(Section):
     """Of the next-token loss's matrix products; reinforcement always runs in fp32, since its ratios compare log-probs."""
     learning_rate: Rate = 8e-5
     sparse_learning_rate: Rate = 1e-4
+    """The published rate, with row-wise Adagrad in place of an optimizer that the report does not name."""
     weight_decay: Weight = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     drain_s: Annotated[float, Field(ge=0)] = 60.0

@@ -1,7 +1,7 @@
-"""The policy's optimizer: AdamW on dense weights, Adam without decay at its own rate on the sparse tables.
+"""The policy's optimizer: AdamW on dense weights, row-wise Adagrad at its own rate on the id tables.
 
-With several ranks each holds the moments of its share of the weights and updates only these (ZeRO stage 1: Rajbhandari et
-al., 2020).
+With several ranks each holds the moments of its share of the dense weights and updates only these (ZeRO stage 1: Rajbhandari
+et al., 2020). The tables' row sums, one number for each row, are the same on every rank.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from trainer.parallel import Ranks
+from trainer.row_wise import ROW_SUM, RowWiseAdagrad, row_tables
 
-SPARSE_TABLES = ("event.vid.", "event.author.", "event.tag.", "user.", "static.")
-"""Prefixes of the id tables; the code tables are dense, since every softmax touches all their rows."""
 BETAS = (0.9, 0.95)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class PolicyOptimizer:
-    """AdamW(0.9, 0.95) over all weights of a policy; weight decay on dense matrices only."""
+    """AdamW(0.9, 0.95) over the dense weights of a policy, decay on matrices only; row-wise Adagrad over its id tables."""
 
     def __init__(self, policy: nn.Module, learning_rate: float, sparse_learning_rate: float, weight_decay: float) -> None:
         self.policy = policy
-        self.groups: list[dict[str, nn.Parameter]] = [{}, {}, {}]
-        """Weights by name: sparse tables, dense matrices, vectors."""
-        for name, parameter in policy.named_parameters():
-            self.groups[0 if name.startswith(SPARSE_TABLES) else 1 if parameter.ndim > 1 else 2][name] = parameter
-        self.rates = (sparse_learning_rate, learning_rate, learning_rate)
-        self.decays = (0.0, weight_decay, 0.0)
+        self.tables = row_tables(policy)
+        self.dense = {name: weight for name, weight in policy.named_parameters() if name not in self.tables}
+        self.groups = [{n: w for n, w in self.dense.items() if (w.ndim > 1) == matrix} for matrix in (True, False)]
+        """Dense weights by name: matrices, vectors."""
+        self.rate, self.sparse_rate = learning_rate, sparse_learning_rate
+        self.decays = (weight_decay, 0.0)
+        self.row_wise = RowWiseAdagrad(self.tables.values(), sparse_learning_rate)
         self.adamw = self._over([list(group.values()) for group in self.groups])
 
     def zero_grad(self) -> None:
@@ -38,24 +38,27 @@ class PolicyOptimizer:
 
     def step(self) -> None:
         """Update all weights by their gradients, which are the same on every rank."""
+        self.row_wise.step()
         self.adamw.step()
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set every rate to ``factor`` times its base."""
-        for group, rate in zip(self.adamw.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        for optimizer, rate in ((self.row_wise, self.sparse_rate), (self.adamw, self.rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as flat named tensors (``<parameter>.<slot>``), for a checkpoint; the same for any number of ranks."""
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.policy.named_parameters():
+        found = self._row_sums()
+        for name, parameter in self.dense.items():
             for slot, value in self.adamw.state.get(parameter, {}).items():
                 found[f"{name}.{slot}"] = torch.as_tensor(value).detach()
         return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `tensors`; a parameter without stored slots starts fresh."""
-        for name, parameter in self.policy.named_parameters():
+        self._load_row_sums(tensors)
+        for name, parameter in self.dense.items():
             slots: dict[str, Any] = {}
             for slot in ("step", *MOMENTS):
                 if f"{name}.{slot}" in tensors:
@@ -63,18 +66,26 @@ class PolicyOptimizer:
             if slots:
                 self.adamw.state[parameter] = slots
 
+    def _row_sums(self) -> dict[str, Tensor]:
+        return {f"{name}.{ROW_SUM}": self.row_wise.state[table][ROW_SUM] for name, table in self.tables.items()}
+
+    def _load_row_sums(self, tensors: dict[str, Tensor]) -> None:
+        for name, sums in self._row_sums().items():
+            if name in tensors:
+                sums.copy_(tensors[name])
+
     def _over(self, weights: list[list[nn.Parameter]]) -> torch.optim.AdamW:
         groups = [
-            {"params": params, "lr": rate, "weight_decay": decay}
-            for params, rate, decay in zip(weights, self.rates, self.decays, strict=True)
+            {"params": params, "lr": self.rate, "weight_decay": decay}
+            for params, decay in zip(weights, self.decays, strict=True)
         ]
         return torch.optim.AdamW(groups, betas=BETAS, fused=True)
 
 
 class ShardedOptimizer(PolicyOptimizer):
-    """The same updates, with every group's weights in one flat tensor of which each rank owns an equal part.
+    """The same updates, with every group's dense weights in one flat tensor of which each rank owns an equal part.
 
-    A weight without a gradient on all ranks is updated as with gradient zero, since parts know no parameters.
+    A dense weight without a gradient on all ranks is updated as with gradient zero, since parts know no parameters.
     """
 
     def __init__(
@@ -95,6 +106,7 @@ class ShardedOptimizer(PolicyOptimizer):
                 if parameter.grad is not None:
                     part.copy_(parameter.grad)
             shard.grad = self._own(gradient)
+        self.row_wise.step()
         self.adamw.step()
         for flat, shard in zip(self.flat, self.shards, strict=True):
             shard.grad = None
@@ -102,7 +114,7 @@ class ShardedOptimizer(PolicyOptimizer):
 
     def tensors(self) -> dict[str, Tensor]:
         """As for one rank; every rank must call it, and gets all of it."""
-        found: dict[str, Tensor] = {}
+        found = self._row_sums()
         for group, flat, shard in zip(self.groups, self.flat, self.shards, strict=True):
             state = self.adamw.state.get(shard, {})
             for slot in MOMENTS if state else ():
@@ -114,6 +126,7 @@ class ShardedOptimizer(PolicyOptimizer):
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `tensors`, from any number of ranks. The weights must have been loaded before."""
+        self._load_row_sums(tensors)
         for group, flat, shard in zip(self.groups, self.flat, self.shards, strict=True):
             shard.data.copy_(self._own(flat))
             steps = [tensors[f"{name}.step"] for name in group if f"{name}.step" in tensors]

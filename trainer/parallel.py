@@ -15,6 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 TIMEOUT_S = 300.0
 
@@ -37,7 +38,7 @@ class Ranks:
         return int(self.sum(torch.tensor(count))) if self.world > 1 else count
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum every parameter's gradient over all ranks, in one message per data type; a missing one counts as zero."""
+        """Sum every dense gradient over all ranks, in one message per data type; a missing one counts as zero."""
         if self.world == 1:
             return
         by_type: dict[torch.dtype, list[Tensor]] = {}
@@ -51,9 +52,41 @@ class Ranks:
             for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
+    def sum_rows(self, tables: Iterable[Tensor]) -> None:
+        """Sum every table's sparse gradient over all ranks; only the rows that a rank has travel.
+
+        Every rank adds the same rows in the same order and gets the same bits.
+        """
+        if self.world == 1:
+            return
+        for table in tables:
+            table.grad = self._union((_no_rows(table) if table.grad is None else table.grad).coalesce())
+
+    def _union(self, own: Tensor) -> Tensor:
+        counts = torch.empty(self.world, dtype=torch.int64, device=own.device)
+        self.gather(counts, torch.tensor([own._nnz()], device=own.device))
+        most = int(counts.max())
+        present = (torch.arange(most, device=own.device) < counts.unsqueeze(1)).flatten()
+        rows, values = (
+            self._gathered(functional.pad(part, (0, 0, 0, most - len(part))))[present]
+            for part in (own.indices().T, own.values())
+        )
+        return torch.sparse_coo_tensor(rows.T, values, own.shape).coalesce()
+
+    def _gathered(self, part: Tensor) -> Tensor:
+        whole = part.new_empty(self.world * len(part), part.shape[1])
+        self.gather(whole, part)
+        return whole
+
     def gather(self, whole: Tensor, part: Tensor) -> None:
-        """Fill ``whole`` (world * n,) with every rank's ``part`` (n,), in the order of the ranks."""
+        """Fill ``whole`` (world * n, …) with every rank's ``part`` (n, …), in the order of the ranks."""
         dist.all_gather_into_tensor(whole, part)
+
+
+def _no_rows(table: Tensor) -> Tensor:
+    """A sparse gradient of a table's shape without any row."""
+    indices = torch.empty((1, 0), dtype=torch.int64, device=table.device)
+    return torch.sparse_coo_tensor(indices, table.new_empty((0, table.shape[1])), table.shape)
 
 
 @contextmanager

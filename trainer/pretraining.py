@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from common.context import Context, UserEvents
 from common.features import Featurizer
+from common.history import context_events
 from common.item_index import ItemIndex
 from common.messages import POSITIVE
 from common.policy import Policy
 from common.policy.moe import Routing, balance, mixtures_of
 from common.session_log import SessionLog
 from common.settings import Settings
+from trainer.gradients import clip_gradients
 from trainer.objectives import next_token_loss
 from trainer.optimizer import PolicyOptimizer, build_optimizer
 from trainer.parallel import Ranks
@@ -79,7 +82,7 @@ def target_codes(events: UserEvents, index: ItemIndex, which: str, limit: int | 
 
 def history_samples(users: list[UserLog], index: ItemIndex, settings: Settings, rng: np.random.Generator) -> list[SftSample]:
     """Blocks of `targets_per_context` history events, cut at a random phase per user, each with what came before it."""
-    size = settings.pretrain.targets_per_context
+    size, limit = settings.pretrain.targets_per_context, context_events(settings.policy)
     samples = []
     for user in users:
         history = user.events.take(slice(0, user.initial))
@@ -90,13 +93,14 @@ def history_samples(users: list[UserLog], index: ItemIndex, settings: Settings, 
             codes = target_codes(block, index, settings.trainer.targets)
             if len(codes):
                 time_ms = int(block.time_ms[0])
-                context = Context(user.user_id, time_ms, 0, user.profile, history.take(slice(0, start)))
+                context = Context(user.user_id, time_ms, 0, user.profile, history.take(slice(0, start)).last(limit))
                 samples.append(SftSample(context, codes))
     return samples
 
 
 def session_samples(users: list[UserLog], index: ItemIndex, settings: Settings) -> list[SftSample]:
-    """The warm window's sessions in time order: context = all events before the session."""
+    """The warm window's sessions in time order: context = the events before the session, as many as in the stream."""
+    limit = context_events(settings.policy)
     timed: list[tuple[int, SftSample]] = []
     for user in users:
         for first, last, tab in user.sessions:
@@ -104,7 +108,7 @@ def session_samples(users: list[UserLog], index: ItemIndex, settings: Settings) 
             codes = target_codes(block, index, settings.trainer.targets, settings.trainer.max_targets)
             if len(codes):
                 time_ms = int(block.time_ms[0])
-                context = Context(user.user_id, time_ms, tab, user.profile, user.events.take(slice(0, first)))
+                context = Context(user.user_id, time_ms, tab, user.profile, user.events.take(slice(0, first)).last(limit))
                 timed.append((time_ms, SftSample(context, codes)))
     timed.sort(key=lambda pair: pair[0])
     return [sample for _, sample in timed]
@@ -203,9 +207,10 @@ class Fitter:
         results = list(self.pool.map(lambda share: self._gradients(share, targets), shares))
         for parameter, *parts in zip(self.parameters, *(gradients for _, gradients, _ in results), strict=True):
             present = [part for part in parts if part is not None]
-            parameter.grad = torch.stack(present).sum(0) if len(present) > 1 else present[0] if present else None
-        self.ranks.sum_gradients(self.parameters)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            parameter.grad = reduce(torch.add, present) if present else None
+        self.ranks.sum_gradients(self.optimizer.dense.values())
+        self.ranks.sum_rows(self.optimizer.tables.values())
+        clip_gradients(self.parameters, self.clip)
         self.optimizer.step()
         balance(self.mixtures, [routing for _, _, routing in results], self.ranks.sum)
         return float(self.ranks.sum(torch.tensor(sum(loss for loss, _, _ in results), dtype=torch.float64)))

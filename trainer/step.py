@@ -20,6 +20,7 @@ from common.policy.flops import TRAINING
 from common.policy.flops_formula import flops_formula
 from common.policy.moe import Routing, balance, mixtures_of
 from common.settings import Settings
+from trainer.gradients import clip_gradients, gradient_norm
 from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
 from trainer.optimizer import build_optimizer
 from trainer.parallel import Ranks
@@ -97,8 +98,9 @@ class TrainingStep:
             self._next_token(samples, targets, routings, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
-        self.ranks.sum_gradients(self.parameters)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.trainer.clip_norm)
+        self.ranks.sum_gradients(self.optimizer.dense.values())
+        self.ranks.sum_rows(self.optimizer.tables.values())
+        clip_gradients(self.parameters, self.settings.trainer.clip_norm)
         self.optimizer.step()
         metrics.max_violation = balance(self.mixtures, routings, self.ranks.sum)
         return metrics
@@ -112,7 +114,7 @@ class TrainingStep:
         losses = [self._micro_batch(*one, all_targets, metrics) for one in zip(pieces, routings, strict=True)]
         metrics.targets = sum(len(sample.codes) for sample in samples)
         metrics.loss_per_level = (torch.stack(losses).sum(0) / metrics.targets).tolist()
-        metrics.sft_grad_norm = self._gradient_norm([p.grad for p in self.parameters])
+        metrics.sft_grad_norm = float(gradient_norm(p.grad for p in self.parameters))
 
     def _micro_batch(self, samples: list[SftSample], routing: Routing, all_targets: int, metrics: StepMetrics) -> Tensor:
         """Add one micro-batch's gradient; its losses by level, summed over its targets."""
@@ -147,7 +149,7 @@ class TrainingStep:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         ratio = early_clipped_ratio(log_prob.detach(), old, rl.eps, rl.delta)
-        metrics.rl_grad_norm = self._gradient_norm(list(gradients))
+        metrics.rl_grad_norm = float(gradient_norm(gradients))
         metrics.preference_loss = float(preference.detach()) / len(groups)
         metrics.format_loss = float(form.detach()) / len(groups)
         metrics.clipped_share = float(((ratio - 1).abs() > rl.eps).float().mean())
@@ -165,11 +167,6 @@ class TrainingStep:
             for k, row in zip(where, self.policy.log_probs(memory, codes).sum(-1), strict=True):
                 rows[k] = row
         return torch.stack(rows)
-
-    @staticmethod
-    def _gradient_norm(gradients: list[Tensor | None]) -> float:
-        present = [g for g in gradients if g is not None]
-        return float(torch.nn.utils.get_total_norm(present)) if present else 0.0
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's state as flat named tensors."""

@@ -24,9 +24,12 @@ def linear(inputs: int, outputs: int, bias: bool = False, std: float | None = No
     return layer
 
 
-def table(rows: int, width: int) -> nn.Embedding:
-    """An embedding table whose row 0 is padding and stays zero."""
-    embedding = nn.Embedding(rows, width, padding_idx=0)
+def table(rows: int, width: int, sparse: bool = False) -> nn.Embedding:
+    """An embedding table whose row 0 is padding and stays zero.
+
+    ``sparse``: its gradient is that of the rows read, not a tensor of the table's size: for the many rows of ids.
+    """
+    embedding = nn.Embedding(rows, width, padding_idx=0, sparse=sparse)
     nn.init.normal_(embedding.weight, std=0.02)
     with torch.no_grad():
         embedding.weight[0].zero_()

@@ -38,14 +38,15 @@ class SharedKeysValues(nn.Module):
         """Context (R, S, self.width) -> keys and values (R, G, S, E) of every block: block l has pair floor(l L_kv / N)."""
         layers = len(self.key_norms)
         slices = context.chunk(layers + len(self.value_norms), -1)
-        keys = [self._heads(norm(part)) for norm, part in zip(self.key_norms, slices[:: self.split], strict=True)]
+        keys = [self._heads(norm, part) for norm, part in zip(self.key_norms, slices[:: self.split], strict=True)]
         values = keys
         if self.split == 2:
-            values = [self._heads(norm(part)) for norm, part in zip(self.value_norms, slices[1::2], strict=True)]
+            values = [self._heads(norm, part) for norm, part in zip(self.value_norms, slices[1::2], strict=True)]
         return [(keys[k], values[k]) for k in (block * layers // self.blocks for block in range(self.blocks))]
 
-    def _heads(self, x: Tensor) -> Tensor:
-        heads: Tensor = x.unflatten(-1, (self.groups, -1))
+    def _heads(self, norm: nn.Module, x: Tensor) -> Tensor:
+        normed: Tensor = norm(x.float())  # norms are in fp32 also where products are in bf16
+        heads: Tensor = normed.to(x.dtype).unflatten(-1, (self.groups, -1))
         return heads.transpose(1, 2)
 
 

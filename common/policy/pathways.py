@@ -60,11 +60,11 @@ class EventEmbedding(nn.Module):
         self.settings, self.codes, self.side_by_side = policy, codes, side_by_side
         self.width = code_width * (policy.vid_input + levels * policy.sid_input if side_by_side else 1)
         if policy.vid_input:
-            self.vid = table(policy.item_buckets, code_width)
+            self.vid = table(policy.item_buckets, code_width, sparse=True)
         if policy.side_inputs:
             width = policy.feature_width
-            self.author = table(policy.author_buckets, policy.author_width or width)
-            self.tag = table(policy.tag_buckets, width)
+            self.author = table(policy.author_buckets, policy.author_width or width, sparse=True)
+            self.tag = table(policy.tag_buckets, width, sparse=True)
             self.age = table(BUCKETS, width)
             self.hour = table(25, width)
             self.weekday = table(8, width)

@@ -50,8 +50,8 @@ class Policy(nn.Module, ABC):
         self.settings = policy
         self.codes = CodeTables(policy.levels, policy.codes, code_width)
         self.event = EventEmbedding(policy, self.codes, side_by_side)
-        self.user = table(policy.user_buckets, policy.static_width)
-        self.static = table(policy.static_buckets, policy.static_width)
+        self.user = table(policy.user_buckets, policy.static_width, sparse=True)
+        self.static = table(policy.static_buckets, policy.static_width, sparse=True)
         self.static_features_width = policy.static_width * (1 + len(policy.static_fields))
         self.begin = nn.Parameter(torch.randn(policy.d_model) * 0.02)
         self.level = nn.Parameter(torch.randn(policy.levels, policy.d_model) * 0.02)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,3 +98,12 @@ def test_bad_arguments_are_named() -> None:
         compress(vectors, time_ms, 0)
     with pytest.raises(ValueError, match="one length, got 5 and 4"):
         compress(vectors, time_ms[:4], 10)
+
+
+def test_a_hundred_thousand_events_stay_within_thirty_seconds_of_processor_time() -> None:
+    """Stated bound: about 2 s of one core; the rest is for BLAS threads that wait for each other on a busy machine."""
+    vectors = np.random.default_rng(0).normal(size=(100_000, 64)).astype(np.float32)
+    begin = time.process_time()
+    leaf_of, _ = compress(vectors, np.arange(100_000, dtype=np.int64), 2000)
+    assert time.process_time() - begin < 30
+    assert np.bincount(leaf_of).max() <= leaf_limit(100_000, 2000)

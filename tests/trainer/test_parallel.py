@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.features import Featurizer
 from common.policy import build_policy
@@ -60,13 +60,14 @@ def everything_on_this_rank(folder: Path) -> None:
             halves.run(sft(8)[ranks.rank :: 2], [], number)
         found["halves"] = weights(halves)
         found["pretrained"] = pretrained(ranks)
+        found["rows"] = summed_rows(ranks)
     torch.save(
         {f"{run}/{name}": tensor for run in found for name, tensor in found[run].items()}, folder / f"rank-{ranks.rank}.pt"
     )
 
 
 def moments_held(step: TrainingStep) -> int:
-    shards = step.optimizer.shards if isinstance(step.optimizer, ShardedOptimizer) else list(step.policy.parameters())
+    shards = step.optimizer.shards if isinstance(step.optimizer, ShardedOptimizer) else step.optimizer.dense.values()
     return sum(step.optimizer.adamw.state[shard]["exp_avg"].numel() for shard in shards)
 
 
@@ -130,6 +131,29 @@ def test_pretraining_shares_its_batches_out_to_the_ranks(ranks: list[dict[str, T
     alone = pretrained(Ranks())["curve"]
     torch.testing.assert_close(one["curve"], alone, atol=1e-3, rtol=0)
     assert alone[-5:].mean() < alone[:5].mean() - 0.1
+
+
+def sparse_gradients(rank: int) -> list[Tensor]:
+    """Tables that both ranks, one rank, and no rank has read."""
+    tables = [nn.Embedding(20, 4, sparse=True) for _ in range(3)]
+    read: list[list[list[int]]] = [[[1, 7, 7], [3]], [[7, 19], []]]
+    for k, ids in enumerate(read[rank]):
+        if ids:
+            (tables[k](torch.tensor(ids)) * (1 + rank + torch.arange(len(ids)).unsqueeze(1))).sum().backward()
+    return [table.weight for table in tables]
+
+
+def summed_rows(ranks: Ranks) -> dict[str, Tensor]:
+    tables = sparse_gradients(ranks.rank)
+    ranks.sum_rows(tables)
+    return {f"{k}": t.grad.to_dense() for k, t in enumerate(tables) if t.grad is not None and t.grad.is_sparse}
+
+
+def test_rows_of_tables_are_summed_over_ranks(ranks: list[dict[str, Tensor]]) -> None:
+    own = [[table.grad for table in sparse_gradients(rank)] for rank in (0, 1)]
+    for k, both in enumerate(zip(*own, strict=True)):
+        expected = sum((one.to_dense() for one in both if one is not None), torch.zeros(20, 4))
+        assert all(torch.equal(of("rows", rank)[str(k)], expected) for rank in ranks)
 
 
 def test_an_incomplete_torchrun_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

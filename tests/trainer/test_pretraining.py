@@ -8,6 +8,7 @@ import torch
 
 from common.context import UserEvents
 from common.features import Featurizer
+from common.history import CONTEXT_EVENTS
 from common.policy import build_policy
 from common.policy.moe import MixtureOfExperts
 from common.settings import PolicySettings, load_settings
@@ -76,6 +77,15 @@ def test_positive_targets_only() -> None:
     assert len(target_codes(events, index, "all", limit=3)) == 3
 
 
+def test_contexts_are_as_long_as_in_the_stream() -> None:
+    """A positive event that the stream would no longer see must not be seen in pre-training either."""
+    long = user(1, initial=CONTEXT_EVENTS + 50)
+    [*_, last] = history_samples([long], make_index(), SETTINGS, np.random.default_rng(0))
+    [first, _] = session_samples([long], make_index(), SETTINGS)
+    assert len(last.context.events) == len(first.context.events) == CONTEXT_EVENTS
+    assert first.context.events.time_ms[-1] == long.events.time_ms[CONTEXT_EVENTS + 49]
+
+
 def test_batching_by_length_keeps_every_sample() -> None:
     samples = session_samples([user(k) for k in range(40)], make_index(), SETTINGS)
     batched = by_length(samples, 4, np.random.default_rng(0))
@@ -127,7 +137,7 @@ def test_the_auxiliary_loss_weighs_as_much_with_any_number_of_workers(alpha: flo
         optimizer = build_optimizer(policy, 0.0, 0.0, 0.0)
         with closing(Fitter(policy, optimizer, Featurizer(MIXED, index), settings)) as fitter:
             fitter.fit(samples)
-        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
+        gradients.append(torch.cat([p.grad.to_dense().flatten() for p in policy.parameters() if p.grad is not None]))
     plain, alone, shared = gradients
     assert torch.allclose(plain, alone, atol=1e-6, rtol=1e-4) == same
     torch.testing.assert_close(alone, shared, atol=1e-6, rtol=1e-4)
