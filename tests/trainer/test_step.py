@@ -177,7 +177,7 @@ def test_micro_batches_add_up_to_the_batch(size: int) -> None:
 
 @every_architecture
 def test_bf16_stays_close_to_fp32(settings: PolicySettings) -> None:
-    """Stated tolerance: 0.05 of a log-probability, and after 30 steps 5 % of the loss or 0.05."""
+    """Stated tolerance: 0.01 of a log-probability, and after 30 steps 3 % of what the loss fell by; seeds differ by more."""
     step = make_step(policy=settings)
     samples = sft()
     codes, _ = pad_targets([sample.codes for sample in samples])
@@ -187,15 +187,15 @@ def test_bf16_stays_close_to_fp32(settings: PolicySettings) -> None:
         rounded = step.policy.session_log_probs(step.policy.encode(inputs), codes)
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
-    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0)
-    last = {}
+    torch.testing.assert_close(rounded, exact, atol=0.01, rtol=0)
+    first, last = -float(exact.detach().sum(-1).mean()), {}
     for precision in ("fp32", "bf16"):
         step = make_step(policy=settings)
         step.settings = SETTINGS.model_copy(update={"trainer": SETTINGS.trainer.model_copy(update={"precision": precision})})
         for number in range(30):
             metrics = step.run(sft(), [], number)
         last[precision] = sum(metrics.loss_per_level)
-    assert last["bf16"] == pytest.approx(last["fp32"], rel=0.05, abs=0.05)
+    assert abs(last["bf16"] - last["fp32"]) < 0.03 * (first - last["fp32"])
 
 
 def test_a_session_decoder_learns_from_the_items_before() -> None:
