@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt deploy/setup_environment.py
 	$(PYTHON) deploy/setup_environment.py $(VENV)
 	@touch $@
 
-demo: setup  ## the whole loop on simulated sessions: about 6 minutes, ends with a report
+demo: setup  ## the whole loop on simulated sessions: about 7 minutes, ends with a report
 	$(BIN)/onerec up --profile demo --report runs/demo-report.json
 
 test: setup static  ## lint, types, import rules, then the test suite: what CI runs
