@@ -1,4 +1,4 @@
-"""User context -> the policy's input tensors (SPEC B.1-B.4).
+"""User context -> the policy's input tensors (OneRec technical report, section 2.2).
 
 Shape legend: R contexts, L positions of a pathway, T tags per position, F static fields, K levels.
 Positions run newest first, so that a position embedding means recency rank; a pathway is as long as the batch's longest
@@ -161,7 +161,7 @@ class Featurizer:
         }
 
     def _lifelong(self, contexts: list[Context]) -> EventFeatures:
-        """Leaves of each user's events before the day of the request, newest leaf first (SPEC B.4)."""
+        """Leaves of each user's events before the day of the request, newest leaf first."""
         rows: list[dict[str, Array]] = []
         for context in contexts:
             before_today = context.events.time_ms < context.time_ms // DAY_MS * DAY_MS

@@ -37,7 +37,7 @@ class Label(IntFlag):
 
 
 POSITIVE = Label.LIKE | Label.FOLLOW | Label.FORWARD | Label.COMMENT | Label.COLLECT | Label.LONG_VIEW
-"""SPEC B.3: a positive event is an explicit interaction or a long view."""
+"""A positive event is an explicit interaction or a long view: what the positive-feedback pathway reads."""
 
 LabelBits = Annotated[int, Field(ge=0, lt=512)]
 
@@ -145,7 +145,7 @@ class Session(Message):
 
     @property
     def play_ms(self) -> int:
-        """Total play duration, the score of the session filter (SPEC F)."""
+        """Total play duration, the score of the session filter (OneRec technical report, section 3.3)."""
         return sum(impression.play_ms for impression in self.impressions)
 
 

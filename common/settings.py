@@ -270,7 +270,7 @@ class OnlineSettings(Section):
 
 
 class TokenizerSettings(Section):
-    """Item vectors and their quantizer (SPEC A)."""
+    """Item vectors and their quantizer."""
 
     vectors: Literal["joined", "aligned"] = "joined"
     """``joined``: collaborative (PPMI-SVD) beside content vectors; ``aligned``: QFormer vectors of the content."""
@@ -311,7 +311,7 @@ class PretrainSettings(Section):
 
 
 class RewardSettings(Section):
-    """The preference model (SPEC D.1-D.2)."""
+    """The preference model (OneRec technical report, section 2.4.1)."""
 
     width: Positive = 32
     history: Positive = 100
@@ -323,7 +323,7 @@ class RewardSettings(Section):
 
 
 class FilterSettings(Section):
-    """RSFT: keep the better half of the sessions by play duration (SPEC F)."""
+    """RSFT: keep the better half of the sessions by play duration (OneRec technical report, section 3.3)."""
 
     window: Positive = 100_000
     warmup: Annotated[int, Field(ge=0)] = 1000
@@ -362,7 +362,7 @@ class SyncSettings(Section):
 
 
 class RlSettings(Section):
-    """Reinforcement learning (SPEC D.3, E.3, E.8)."""
+    """Reinforcement learning (OneRec technical report, sections 2.4 and 3.3)."""
 
     rate: Share = 0.01
     """Share of users (by a hash of user and day) for whom rollouts are requested."""
@@ -400,7 +400,7 @@ class EvaluationSettings(Section):
 
 
 class SimulatorSettings(Section):
-    """The simulator's size (SPEC I.5-I.6)."""
+    """The simulator's size."""
 
     items: Annotated[int, Field(ge=50)] = 8000
     users: Annotated[int, Field(ge=10)] = 1000
