@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.gradients import clip_gradients
 from trainer.parallel import Ranks
 from trainer.row_wise import ROW_SUM, RowWiseAdagrad, row_tables
 
@@ -152,6 +153,14 @@ def build_optimizer(
     if ranks is None or ranks.world == 1:
         return PolicyOptimizer(policy, learning_rate, sparse_learning_rate, weight_decay)
     return ShardedOptimizer(policy, learning_rate, sparse_learning_rate, weight_decay, ranks)
+
+
+def apply_gradients(optimizer: PolicyOptimizer, ranks: Ranks, clip_norm: float) -> None:
+    """One update by the sum of all ranks' gradients, scaled so that their norm is at most ``clip_norm``."""
+    ranks.sum_gradients(optimizer.dense.values())
+    ranks.sum_rows(optimizer.tables.values())
+    clip_gradients(optimizer.policy.parameters(), clip_norm)
+    optimizer.step()
 
 
 @torch.no_grad()

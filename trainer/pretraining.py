@@ -26,9 +26,8 @@ from common.policy import Policy
 from common.policy.moe import Routing, balance, mixtures_of
 from common.session_log import SessionLog
 from common.settings import Settings
-from trainer.gradients import clip_gradients
 from trainer.objectives import next_token_loss
-from trainer.optimizer import PolicyOptimizer, build_optimizer
+from trainer.optimizer import PolicyOptimizer, apply_gradients, build_optimizer
 from trainer.parallel import Ranks
 from trainer.step import SftSample, pad_targets
 
@@ -208,10 +207,7 @@ class Fitter:
         for parameter, *parts in zip(self.parameters, *(gradients for _, gradients, _ in results), strict=True):
             present = [part for part in parts if part is not None]
             parameter.grad = reduce(torch.add, present) if present else None
-        self.ranks.sum_gradients(self.optimizer.dense.values())
-        self.ranks.sum_rows(self.optimizer.tables.values())
-        clip_gradients(self.parameters, self.clip)
-        self.optimizer.step()
+        apply_gradients(self.optimizer, self.ranks, self.clip)
         balance(self.mixtures, [routing for _, _, routing in results], self.ranks.sum)
         return float(self.ranks.sum(torch.tensor(sum(loss for loss, _, _ in results), dtype=torch.float64)))
 

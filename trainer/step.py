@@ -20,9 +20,9 @@ from common.policy.flops import TRAINING
 from common.policy.flops_formula import flops_formula
 from common.policy.moe import Routing, balance, mixtures_of
 from common.settings import Settings
-from trainer.gradients import clip_gradients, gradient_norm
+from trainer.gradients import gradient_norm
 from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
-from trainer.optimizer import build_optimizer
+from trainer.optimizer import apply_gradients, build_optimizer
 from trainer.parallel import Ranks
 
 
@@ -98,10 +98,7 @@ class TrainingStep:
             self._next_token(samples, targets, routings, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
-        self.ranks.sum_gradients(self.optimizer.dense.values())
-        self.ranks.sum_rows(self.optimizer.tables.values())
-        clip_gradients(self.parameters, self.settings.trainer.clip_norm)
-        self.optimizer.step()
+        apply_gradients(self.optimizer, self.ranks, self.settings.trainer.clip_norm)
         metrics.max_violation = balance(self.mixtures, routings, self.ranks.sum)
         return metrics
 
