@@ -32,7 +32,8 @@ def test_a_small_run_measures_everything(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_claims_fail_when_the_figures_do() -> None:
     build = {"build_s": 100.0, "save_s": 21.0, "peak_gib": 4.1, "columns_gib": 3.0}
-    swaps = {"swaps": [{"stall_ms": ms, "longest_ms": 30.0, "longest_idle_ms": 30.0} for ms in (1.0, 10.0)]}
+    others = {"stall_idle_ms": 1.0, "longest_ms": 30.0, "longest_idle_ms": 30.0}
+    swaps = {"swaps": [{"stall_ms": ms, **others} for ms in (1.0, 10.0)]}
     claims: list[Claim] = bench._claims(build, {"head_items": {512: 0.5, 4096: 0.9}}, swaps)
     assert [claim.holds for claim in claims] == [False] * 4
     build = {"build_s": 98.0, "save_s": 21.0, "peak_gib": 3.9, "columns_gib": 3.0}
@@ -41,10 +42,22 @@ def test_claims_fail_when_the_figures_do() -> None:
     assert [claim.holds for claim in claims] == [True] * 4
 
 
-def test_a_pause_is_stolen_only_if_the_thread_neither_slept_nor_queued_nor_ran() -> None:
-    before = bench._Clocks(wall_s=1.0, ran_s=0.5, queued_s=0.1, sleeps=3)
-    assert before.stolen_s(bench._Clocks(1.040, 0.502, 0.105, 3)) == pytest.approx(0.033)
-    assert before.stolen_s(bench._Clocks(1.040, 0.502, 0.105, 4)) == 0.0
+@pytest.mark.parametrize(
+    ("sleeps", "faults", "stolen_s", "stall_s"),
+    [
+        (3, 7, 2.00, 0.005),  # neither slept nor faulted: the usual work, and a time in the queue
+        (3, 8, 2.00, 0.007),  # a page fault: its run counts, the rest is the host's
+        (4, 7, 2.00, 0.040),  # slept: all of it counts
+        (4, 8, 2.03, 0.010),  # but for what the kernel knows to be stolen
+        (4, 8, 2.05, 0.000),  # from all cores: may be more than this thread lost
+    ],
+)
+def test_a_stall_is_what_this_machine_takes_and_not_what_its_host_takes(
+    sleeps: int, faults: int, stolen_s: float, stall_s: float
+) -> None:
+    before = bench._Clocks(wall_s=1.0, ran_s=0.5, queued_s=0.1, sleeps=3, faults=7, stolen_s=2.0)
+    after = bench._Clocks(wall_s=1.040, ran_s=0.502, queued_s=0.105, sleeps=sleeps, faults=faults, stolen_s=stolen_s)
+    assert before.stall_s(after) == pytest.approx(stall_s)
 
 
 def test_the_peak_is_of_this_process() -> None:
