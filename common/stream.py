@@ -60,7 +60,7 @@ TOPICS = {
         TopicSpec("sessions", None, 7 * DAY_MS),
         TopicSpec("items", 1, 30 * DAY_MS),
         TopicSpec("rollout-requests", None, DAY_MS),
-        TopicSpec("rollout-groups", 1, 7 * DAY_MS),
+        TopicSpec("rollout-groups", None, 7 * DAY_MS),
         TopicSpec("dead-letters", 1, 30 * DAY_MS),
     )
 }

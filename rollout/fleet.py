@@ -65,6 +65,7 @@ class Outgoing:
     """A record to produce; ``settles`` is the request record that is answered once this one is acknowledged."""
 
     topic: str
+    partition: int
     key: bytes
     value: bytes
     settles: Record
@@ -93,7 +94,7 @@ class Outbox:
             return
         try:
             for outgoing in self._pending:
-                self._producer.send(outgoing.topic, outgoing.value, 0, outgoing.key)
+                self._producer.send(outgoing.topic, outgoing.value, outgoing.partition, outgoing.key)
             self._producer.flush()
         except StreamError as error:
             self._failures += 1
@@ -213,7 +214,7 @@ class Fleet:
                     self._try_again(work, outcome.reason)
                 continue
             for work, group in zip(outcome.batch, outcome.answer.groups, strict=True):
-                self.outbox.add(Outgoing(self._groups, work.request.request_id.encode(), group, work.record))
+                self._answer(work, group)
             self._write_statistics(outcome)
 
     def _try_again(self, work: Work, reason: str) -> None:
@@ -226,13 +227,18 @@ class Fleet:
         reason = f"gave up after {work.attempts} attempts: {reason}"
         origin = Origin("fleet", max(0, *self.pool.versions.values()), Sampler(width=self.settings.rl.group_size))
         group = failed_group(work.request, origin, reason)
-        self.outbox.add(Outgoing(self._groups, work.request.request_id.encode(), group.to_bytes(), work.record))
+        self._answer(work, group.to_bytes())
         self._bury(work.record, reason)
+
+    def _answer(self, work: Work, group: bytes) -> None:
+        """Send a group to the partition of its request, which is that of its session: whoever asked reads it there."""
+        key = work.request.request_id.encode()
+        self.outbox.add(Outgoing(self._groups, work.record.partition, key, group, work.record))
 
     def _bury(self, record: Record, reason: str) -> None:
         metrics.ROLLOUT_DEAD_LETTERS.inc()
         letter = dead_letter(record, reason)
-        self.outbox.add(Outgoing(self._dead, dead_letter_key(record), letter.to_bytes(), record))
+        self.outbox.add(Outgoing(self._dead, 0, dead_letter_key(record), letter.to_bytes(), record))
 
     def _write_statistics(self, outcome: Outcome[Work]) -> None:
         """Append the batch to the statistics file and the metrics."""

@@ -24,7 +24,7 @@ from common.messages import DeadLetter, Message, RolloutGroup, ScoreRequest, dec
 from common.parameter_channel import Publisher
 from common.policy import build_policy, to_blob
 from common.settings import Settings
-from common.stream import LogReader, Producer, create_topics, topic_name
+from common.stream import TOPICS, LogReader, Producer, Record, create_topics, topic_name
 from rollout.ledger import Ledger
 from tests.rollout.reward_stub import RewardStub
 from tests.rollout.tiny_run import tiny_request, write_run
@@ -49,14 +49,17 @@ class Stack:
         self.producer.send(topic_name(self.prefix, "rollout-requests"), value, partition)
 
     def read(self, name: str, count: int, timeout_s: float = 60.0) -> list[bytes]:
-        """Values of a topic's partition 0: waits for ``count``, then a little longer for any that are too many."""
-        values: list[bytes] = []
+        """Values of a topic: waits for ``count``, then a little longer for any that are too many."""
+        return [record.value or b"" for record in self.records(name, count, timeout_s)]
+
+    def records(self, name: str, count: int, timeout_s: float = 60.0) -> list[Record]:
+        records: list[Record] = []
         deadline = time.monotonic() + timeout_s
-        with closing(LogReader(self.kafka, topic_name(self.prefix, name), {0: 0}, 10.0)) as reader:
-            while len(values) < count and time.monotonic() < deadline:
-                values += [record.value or b"" for record in reader.poll(1000, 0.2)]
-            values += [record.value or b"" for record in reader.poll(1000, 1.0)]
-        return values
+        positions = dict.fromkeys(range(TOPICS[name].count(PARTITIONS)), 0)
+        with closing(LogReader(self.kafka, topic_name(self.prefix, name), positions, 10.0)) as reader:
+            while len(records) < count and time.monotonic() < deadline:
+                records += reader.poll(1000, 0.2)
+            return records + reader.poll(1000, 1.0)
 
     @contextmanager
     def fleet(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -153,7 +156,8 @@ def test_every_request_is_answered_once_although_actors_die_and_hang(stack: Stac
         stack.send(b"{broken", 0)
         stack.send(tiny_request(1, "another").to_bytes(), 1)
         stack.producer.flush()
-        groups = decoded(RolloutGroup, stack.read("rollout-groups", len(users)))
+        records = stack.records("rollout-groups", len(users))
+        groups = decoded(RolloutGroup, [record.value or b"" for record in records])
         letters = decoded(DeadLetter, stack.read("dead-letters", 3))
         metrics = json.loads((stack.folder / "ready" / "rollout.json").read_text())["metrics"]
         assert "onerec_rollout_requests_duplicate_total 1.0" in httpx.get(metrics, timeout=5.0).text
@@ -162,6 +166,8 @@ def test_every_request_is_answered_once_although_actors_die_and_hang(stack: Stac
     _, alive = psutil.wait_procs(ours, timeout=15)
 
     assert Counter(group.request_id for group in groups) == Counter(request.request_id for request in requests.values())
+    lies = {group.offset: record.partition for record, group in zip(records, groups, strict=True)}
+    assert all(lies[user] == user % PARTITIONS for user in users if user != 4)  # 4 was asked for in both
     failed = {group.offset: group.failure for group in groups if group.failure}
     assert failed.keys() == {POISON}
     assert failed[POISON].startswith("gave up after 2 attempts")

@@ -79,7 +79,7 @@ class FakeFleet:
                 index, version = grown_index(request.index_version), committed(checkpoints)[-1]
                 value = answer(request, version, policy_blob(checkpoints, version), settings, index).to_bytes()
                 for _ in range(1 + record.offset % 2):
-                    producer.send(self.run.topic("rollout-groups"), value, 0)
+                    producer.send(self.run.topic("rollout-groups"), value, record.partition)
                 self.answered += 1
             producer.flush()
         reader.close()
