@@ -333,8 +333,10 @@ class FilterSettings(Section):
 class TrainerSettings(Section):
     """The streaming trainer."""
 
+    ranks: Positive = 1
+    """Processes that train together, each on its share of the stream's partitions."""
     batch_sessions: Positive = 16
-    """Sessions consumed (before the filter) per step; batches are cut by count, never by a timer."""
+    """Sessions consumed (before the filter) per step, by all ranks; batches are cut by count, never by a timer."""
     targets: Literal["all", "positive"] = "all"
     """Which impressions of a kept session are next-token targets."""
     max_targets: Positive = 8
@@ -368,8 +370,9 @@ class RlSettings(Section):
     """Share of users (by a hash of user and day) for whom rollouts are requested."""
     group_size: Annotated[int, Field(ge=2, le=2048)] = 512
     groups_per_step: Positive = 4
+    """Groups trained per step at most, by all ranks."""
     max_outstanding: Positive = 64
-    """Requests in flight; beyond it new ones are skipped and counted."""
+    """Requests in flight, of all ranks; beyond it new ones are skipped and counted."""
     eps: Annotated[float, Field(gt=0, lt=1)] = 0.2
     delta: Annotated[float, Field(ge=0)] = 0.1
     lambda_preference: Weight = 0.1
@@ -436,6 +439,18 @@ class Settings(BaseSettings):
     rollout: RolloutSettings = RolloutSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     simulator: SimulatorSettings = SimulatorSettings()
+
+    @model_validator(mode="after")
+    def _every_rank_has_a_part(self) -> Settings:
+        ranks = self.trainer.ranks
+        for name, value in (
+            ("stream.partitions", self.stream.partitions),
+            ("rl.groups_per_step", self.rl.groups_per_step),
+            ("rl.max_outstanding", self.rl.max_outstanding),
+        ):
+            if ranks > value:
+                raise ValueError(f"trainer.ranks must be at most {name} ({value}), got {ranks}")
+        return self
 
 
 def load_settings(profile: str | Path = "", overrides: list[str] | None = None) -> Settings:

@@ -1,4 +1,7 @@
-"""``python -m trainer --run-folder RUN``: the streaming trainer of one run. SIGTERM ends it after the step at hand."""
+"""``python -m trainer --run-folder RUN``: the streaming trainer of one run. SIGTERM ends it after the step at hand.
+
+With ``trainer.ranks`` N: ``torchrun --nproc-per-node N -m trainer --run-folder RUN``.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,53 @@ from threading import Event
 import torch
 
 from common.parameter_channel import ChannelError, Publisher
-from common.settings import load_settings
+from common.settings import Settings, load_settings
 from common.stream import Producer, StreamError
 from common.worker import run_worker, say_ready
 from trainer.journal import Journal
 from trainer.loop import Trainer
+from trainer.parallel import RanksError, joined_ranks
 from trainer.publishing import BackgroundPublisher, PublishError
 from trainer.resume import Endpoints, open_run
 from trainer.statistics import Statistics
 
-ERRORS = (ValueError, StreamError, ChannelError, PublishError, OSError)
+ERRORS = (ValueError, StreamError, ChannelError, PublishError, RanksError, OSError)
 
 
 def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
-    """Open a run, carry it to the end of its log (or to ``stop``), and close everything."""
+    """Open a run, carry it to the end of its log (or to ``stop``), and close everything.
+
+    Raises:
+        ValueError: among others, torchrun started another number of ranks than `trainer.ranks`.
+    """
     torch.set_num_threads(1)
     settings = load_settings(folder / "settings.json")
     with ExitStack() as closing:
-        endpoints, redis = Endpoints.read(folder), settings.redis
-        # The lease comes first: nobody else may hold it while this process opens journal and checkpoints.
-        channel = Publisher(redis.url.get_secret_value(), endpoints.run, redis.keep_s, redis.timeout_s)
-        publisher = BackgroundPublisher(channel, folder / "checkpoints")
-        closing.callback(publisher.close)
-        opened = open_run(folder, settings)
+        ranks = closing.enter_context(joined_ranks())
+        if ranks.world != settings.trainer.ranks:
+            raise ValueError(f"trainer.ranks of {folder} is {settings.trainer.ranks}, but {ranks.world} were started")
+        endpoints, publisher = Endpoints.read(folder), None
+        if ranks.leads:
+            # The lease comes first: nobody else may hold it while the ranks open journals and checkpoints.
+            publisher = _publisher(folder, settings, endpoints)
+            closing.callback(publisher.close)
+        opened = open_run(folder, settings, ranks)
         closing.callback(opened.close)
-        journal = Journal(folder / "journal.jsonl")
+        journal = Journal(ranks.own_file(folder / "journal.jsonl"))
         closing.callback(journal.close)
         producer = Producer(endpoints.kafka, settings.stream.timeout_s)
         closing.callback(producer.close)
         statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl", opened.run))
+        worker = "trainer" if ranks.leads else f"trainer-{ranks.rank}"
         Trainer(opened, journal, producer, publisher, statistics).run(
-            stop, lambda: say_ready(folder, "trainer", run=endpoints.run, metrics=metrics_url)
+            stop, lambda: say_ready(folder, worker, run=endpoints.run, metrics=metrics_url)
         )
+
+
+def _publisher(folder: Path, settings: Settings, endpoints: Endpoints) -> BackgroundPublisher:
+    redis = settings.redis
+    channel = Publisher(redis.url.get_secret_value(), endpoints.run, redis.keep_s, redis.timeout_s)
+    return BackgroundPublisher(channel, folder / "checkpoints")
 
 
 if __name__ == "__main__":

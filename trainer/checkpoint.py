@@ -1,7 +1,7 @@
 """Checkpoints: one atomic folder each, named by its step, and the truth about where a run stands.
 
     checkpoints/00001234/policy.safetensors    the bytes that are published as version 1234
-                         trainer.safetensors   optimizer and session filter
+                         trainer.safetensors   optimizer and session filter (of several ranks, each one's)
                          state.json            positions, frontier, counters, identity of the run
                          COMMITTED             size and checksum of the three, written last
 
@@ -51,6 +51,8 @@ class Identity(BaseModel):
     machine: str
     torch: str
     threads: int
+    ranks: int = 1
+    """Processes that share the partitions out; each has its own journal and filter."""
 
 
 class RunState(BaseModel):

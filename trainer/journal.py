@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +51,7 @@ class JournalEntry(BaseModel):
 
 
 class Journal:
-    """The journal file of one run. Opening it drops a torn last line."""
+    """The journal file of one run, or of one of its ranks. Opening it drops a torn last line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,20 +75,34 @@ class Journal:
             JournalError: a line is damaged, or the steps do not follow each other.
         """
         entries: list[JournalEntry] = []
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                entry = self._parse(line, number)
-                if entry.step <= step:
-                    continue
-                expected = entries[-1].step + 1 if entries else step + 1
-                if entry.step != expected:
-                    raise JournalError(f"{self.path} line {number}: expected step {expected}, got {entry.step}")
-                entries.append(entry)
+        for number, (_, entry) in enumerate(self._lines(), 1):
+            if entry.step <= step:
+                continue
+            expected = entries[-1].step + 1 if entries else step + 1
+            if entry.step != expected:
+                raise JournalError(f"{self.path} line {number}: expected step {expected}, got {entry.step}")
+            entries.append(entry)
         return entries
+
+    def last(self) -> int:
+        """The newest step on record; 0 before the first."""
+        lines = self.path.read_bytes().splitlines()
+        return self._parse(lines[-1], len(lines)).step if lines else 0
+
+    def drop_after(self, step: int) -> None:
+        """Take the steps behind ``step`` off the record; when this returns they are off the disk."""
+        os.ftruncate(self._file, sum(size for size, entry in self._lines() if entry.step <= step))
+        os.fsync(self._file)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+    def _lines(self) -> Iterator[tuple[int, JournalEntry]]:
+        """Every line's bytes and entry."""
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                yield len(line), self._parse(line, number)
 
     def _parse(self, line: bytes, number: int) -> JournalEntry:
         try:

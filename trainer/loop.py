@@ -1,9 +1,11 @@
 """The streaming trainer: online fine-tuning on the better sessions, joined by reinforcement learning on rollout groups.
 
+With several ranks each runs this loop on its partitions, and all of them step together, stop together and end together.
+
 consumes:     sessions and rollout-groups (Kafka)
 produces:     rollout-requests and dead-letters (Kafka), checkpoints (disk), parameter versions (message queue)
-waits for:    enough sessions for a batch; at the end of a finite log, the groups still under way
-unblocked by: new records, the end of the log as told in replay.json, the drain bound, the stop event
+waits for:    enough sessions for a batch; at the end of a finite log, the groups still under way; the other ranks
+unblocked by: new records, the end of the log as told in replay.json, the drain bound, the stop event, a rank's end
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import Identity, commit, oldest_index, policy_blob
 from trainer.frontier import Position
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
-from trainer.journal import Journal, JournalEntry, SettledGroup
+from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.parity import Snapshots
 from trainer.publishing import BackgroundPublisher
-from trainer.record_buffer import ranges_between
+from trainer.record_buffer import even_cuts, ranges_between
 from trainer.resume import SESSIONS, OpenRun
 from trainer.rl_users import request_id
 from trainer.statistics import Statistics
@@ -39,12 +41,17 @@ PUBLISH_TIMEOUTS = 4
 
 
 class Trainer:
-    """Carries one run from its checkpoint to the end of the log, or to the stop event."""
+    """Carries one run from its checkpoint to the end of the log, or to the stop event. Only rank 0 has a publisher."""
 
     def __init__(
-        self, opened: OpenRun, journal: Journal, producer: Producer, publisher: BackgroundPublisher, statistics: Statistics
+        self,
+        opened: OpenRun,
+        journal: Journal,
+        producer: Producer,
+        publisher: BackgroundPublisher | None,
+        statistics: Statistics,
     ) -> None:
-        self.opened, self.settings, self.state = opened, opened.settings, opened.run
+        self.opened, self.settings, self.state, self.ranks = opened, opened.settings, opened.run, opened.ranks
         self.sessions, self.groups, self.history = opened.sessions, opened.groups, opened.history
         self.indexes = opened.indexes
         self.journal, self.producer, self.publisher, self.statistics = journal, producer, publisher, statistics
@@ -58,51 +65,74 @@ class Trainer:
         """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
         self.publish(wait=True)
         self.use_index()
-        for entry in self.journal.after(self.state.step):
-            if stop.is_set():
+        for entry in self.recorded():
+            if self.ranks.total(stop.is_set()):
                 break
             self.repeat(entry)
         on_live()
-        while records := self.consume(stop):
+        while (records := self.consume(stop)) is not None:
             self.adopt_index()
             self.step(records, self.judge_groups())
         self.drain(stop)
         self.checkpoint()
         self.publish(wait=True)
 
-    def consume(self, stop: Event) -> list[Record]:
-        """The next batch, cut by count; what is left at the end of the log; nothing after that or on ``stop``."""
+    def recorded(self) -> list[JournalEntry]:
+        """The steps behind the checkpoint. One that a rank has not on record was executed by none, and is dropped.
+
+        Raises:
+            JournalError: a rank's journal ends before the checkpoint, and another's does not.
+        """
+        (last,) = self.ranks.told(self.journal.last())
+        if min(last) < max(last) and min(last) < self.state.step:
+            raise JournalError(f"the ranks' journals end at steps {last}, the checkpoint is of step {self.state.step}")
+        if min(last) < self.journal.last():
+            self.journal.drop_after(min(last))
+        return self.journal.after(self.state.step)
+
+    def consume(self, stop: Event) -> list[Record] | None:
+        """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``."""
         wanted = self.settings.trainer.batch_sessions
-        while len(self.sessions) < wanted and not stop.is_set() and not self.log_has_ended():
-            self.sessions.fill(4 * wanted, POLL_S)
-        return [] if stop.is_set() else self.sessions.cut(wanted)
+        while True:
+            ended = self.log_has_ended()
+            ready = ended or len(self.sessions) >= self.ranks.part(wanted) or self.sessions.is_dry()
+            held, are_ready, have_ended, stopped = self.ranks.told(len(self.sessions), ready, ended, stop.is_set())
+            if any(stopped):
+                return None
+            if all(have_ended) or (all(are_ready) and sum(held) >= wanted):
+                return self.sessions.cut(even_cuts(held, wanted)[self.ranks.rank]) if any(held) else None
+            if len(self.sessions) < 4 * wanted:
+                self.sessions.fill(4 * wanted, POLL_S)
 
     def log_has_ended(self) -> bool:
-        """Whether the replayer has told the log's end and everything before it has been read."""
+        """Whether the replayer has told the log's end and everything before it has been read, of this rank's partitions."""
         path = self.opened.folder / "replay.json"
         if not path.exists():
             return False
         told = json.loads(path.read_bytes())
-        ends = {int(partition): int(last) for partition, last in told["ends"].items()}
+        ends = {int(p): int(last) for p, last in told["ends"].items() if self.ranks.owns(int(p))}
         return told["run"] == self.state.identity.run and self.sessions.read_past(ends)
 
     def adopt_index(self) -> None:
-        """Take up a newer item index, if one is there."""
-        if self.indexes.adopt():
-            self.use_index()
+        """Take up a newer item index, if rank 0 has found one."""
+        if self.ranks.leads:
+            self.indexes.adopt()
+        (versions,) = self.ranks.told(self.indexes.current.version)
+        self.indexes.go_to(versions[0])
+        self.use_index()
 
     def use_index(self) -> None:
         """Make samples and features by the index in force."""
         index = self.indexes.current
         featurizer = self.indexes.featurizer(index.version)
         assert featurizer is not None
-        self.state.counters["indexes.adopted"] += index.version != self.batches.index.version
+        self.state.counters["indexes.adopted"] += self.ranks.leads and index.version != self.batches.index.version
         self.batches.index, self.state.training.featurizer = index, featurizer
         TRAINER_INDEX_VERSION.set(index.version)
 
     def judge_groups(self, wait_s: float = 0.0) -> list[Judgement]:
-        """What came back from the fleet: at most `rl.groups_per_step` groups to train, and all that is dropped before."""
-        limit = self.settings.rl.groups_per_step
+        """What came back from the fleet: groups to train as far as a step has room, and all that is dropped before."""
+        limit = self.ranks.part(self.settings.rl.groups_per_step)
         if len(self.groups) < limit:
             self.groups.fill(GROUPS_AHEAD * limit, wait_s)
         judgements = self._given_up()
@@ -118,7 +148,8 @@ class Trainer:
 
     def step(self, records: list[Record], judgements: list[Judgement]) -> None:
         """One step, new: on record first, then executed."""
-        self.publisher.check()
+        if self.publisher:
+            self.publisher.check()
         entry = JournalEntry(
             step=self.state.step + 1,
             ranges=ranges_between(self.state.sessions, self.sessions.positions),
@@ -160,9 +191,9 @@ class Trainer:
 
     def request_rollouts(self, drafts: list[RequestDraft]) -> None:
         """Ask the fleet for groups, as far as `rl.max_outstanding` allows; the others are counted."""
-        topic = self.opened.topic("rollout-requests")
+        topic, limit = self.opened.topic("rollout-requests"), self.ranks.part(self.settings.rl.max_outstanding)
         for draft in drafts:
-            if len(self.state.frontier.outstanding) >= self.settings.rl.max_outstanding:
+            if len(self.state.frontier.outstanding) >= limit:
                 self.state.counters["requests.skipped"] += 1
                 continue
             self.state.frontier.request(draft.position, draft.asked)
@@ -177,7 +208,7 @@ class Trainer:
             self.producer.send(self.opened.topic("dead-letters"), letter, 0, dead_letter_key(record))
 
     def checkpoint(self) -> None:
-        """Make the present state the truth, once everything it implies is out and on disk."""
+        """Make the present state the truth, once everything it implies is out and on disk, on every rank."""
         self.producer.flush()
         self.history.commit()
         if self.state.staleness.newest == self.state.step:
@@ -186,22 +217,31 @@ class Trainer:
         self.state.frontier.compact(self.state.sessions)
         admitted = self.state.staleness.admitted()
         with TRAINER_CHECKPOINT_SECONDS.time():
-            commit(self.checkpoints, self.state.image(self.indexes.versions), retain=admitted)
-        self.indexes.pin(oldest_index(self.checkpoints) or self.indexes.versions[0])
+            image = self.state.image(self.indexes.versions)
+            if self.ranks.leads:
+                commit(self.checkpoints, image, retain=admitted)
+        if self.ranks.leads:
+            self.indexes.pin(oldest_index(self.checkpoints) or self.indexes.versions[0])
         self.snapshots.keep(admitted)
 
     def publish(self, wait: bool = False) -> None:
         """Have the newest committed checkpoint's parameters published; ``wait`` until they are out."""
-        self.publisher.announce(self.state.staleness.newest)
-        if wait:
-            self.publisher.wait(PUBLISH_TIMEOUTS * self.settings.redis.timeout_s)
+        if self.publisher:
+            self.publisher.announce(self.state.staleness.newest)
+            if wait:
+                self.publisher.wait(PUBLISH_TIMEOUTS * self.settings.redis.timeout_s)
 
     def drain(self, stop: Event) -> None:
         """At the end of the log, train the groups that are still under way, in steps without sessions."""
         deadline = time.monotonic() + self.settings.trainer.drain_s
-        while self.state.frontier.outstanding and time.monotonic() < deadline and not stop.is_set():
-            if judgements := self.judge_groups(POLL_S):
+        while True:
+            waits = bool(self.state.frontier.outstanding) and time.monotonic() < deadline and not stop.is_set()
+            judgements = self.judge_groups(POLL_S) if waits else []
+            found, waiting, stopped = self.ranks.told(bool(judgements), waits, stop.is_set())
+            if any(found):
                 self.step([], judgements)
+            if any(stopped) or not (any(found) or any(waiting)):
+                return
 
     def _given_up(self) -> list[Judgement]:
         """Requests whose group has not come for so long that the fleet must have lost them: their places are freed."""

@@ -65,6 +65,10 @@ class RecordBuffer:
         """Whether everything up to these last offsets has been read (not necessarily handed out)."""
         return all(self.reader.positions[partition] > last for partition, last in ends.items())
 
+    def is_dry(self) -> bool:
+        """Whether everything that the last fetch saw in the log has been read."""
+        return not any(self.reader.lag().values())
+
     def lag(self) -> dict[int, int]:
         """Records in the log that were not handed out yet, per partition."""
         return {partition: unread + len(self._waiting[partition]) for partition, unread in self.reader.lag().items()}
@@ -73,6 +77,15 @@ class RecordBuffer:
         record = self._waiting[partition].popleft()
         self.positions[partition] = record.offset + 1
         return record
+
+
+def even_cuts(held: list[int], count: int) -> list[int]:
+    """How many of ``count`` records each rank cuts from the ``held`` ones: evenly; what one lacks the others make up for."""
+    cuts = [0] * len(held)
+    for _ in range(min(count, sum(held))):
+        _, rank = min((cut, rank) for rank, cut in enumerate(cuts) if cut < held[rank])
+        cuts[rank] += 1
+    return cuts
 
 
 def ranges_between(before: dict[int, int], after: dict[int, int]) -> Ranges:

@@ -20,17 +20,19 @@ from common.session_log import SessionLog
 from common.settings import Settings
 from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_name
 from trainer.batches import absorb, load_initial_histories, warm_scores
-from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load_latest
+from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
 from trainer.frontier import Frontier
 from trainer.indexes import Indexes
 from trainer.journal import JournalEntry
+from trainer.parallel import Ranks
+from trainer.parts import gathered, part_of
 from trainer.record_buffer import RecordBuffer
 from trainer.session_filter import SessionFilter
 from trainer.staleness import Staleness
 from trainer.step import TrainingStep
 
 SESSIONS, GROUPS = "sessions", "rollout-groups"
-BOUND = ("run", "prefix", "partitions", "logs", "tokenizer_version")
+BOUND = ("run", "prefix", "partitions", "logs", "tokenizer_version", "ranks")
 """Facts that a checkpoint cannot be carried across; the others only end bit-identity."""
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Endpoints(BaseModel):
 
 @dataclass(slots=True)
 class Run:
-    """Everything that a step changes. A checkpoint is its image, and nothing else is needed to go on."""
+    """Everything that a step changes, on this rank. A checkpoint is its image, and nothing else is needed to go on."""
 
     identity: Identity
     training: TrainingStep
@@ -83,7 +85,10 @@ class Run:
         self.counters.update(counts)
 
     def image(self, indexes: list[int]) -> Checkpoint:
-        """The checkpoint of the present state; ``indexes`` are the item index versions held, the one in force last."""
+        """The checkpoint of the present state of all ranks; ``indexes`` are the versions held, the one in force last.
+
+        With several ranks a collective: all of them call it at the same step.
+        """
         tensors = {f"optimizer.{name}": tensor for name, tensor in self.training.state_dict().items()}
         tensors |= {f"filter.{name}": torch.from_numpy(array) for name, array in self.session_filter.state().items()}
         state = RunState(
@@ -96,10 +101,11 @@ class Run:
             versions=self.staleness.versions,
             counters=dict(self.counters),
         )
-        return Checkpoint(to_blob(self.training.policy), tensors, state)
+        return gathered(Checkpoint(to_blob(self.training.policy), tensors, state), self.training.ranks)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint's state."""
+        """Go back to a checkpoint's state, as far as it is this rank's."""
+        checkpoint = part_of(checkpoint, self.training.ranks)
         state = checkpoint.state
         load_weights(self.training.policy, checkpoint.policy)
         self.training.load_state_dict(_under("optimizer.", checkpoint.trainer))
@@ -113,7 +119,7 @@ class Run:
 
 @dataclass(slots=True)
 class OpenRun:
-    """A run's parts, standing where its newest checkpoint stands."""
+    """A run's parts on this rank, standing where its newest checkpoint stands."""
 
     folder: Path
     settings: Settings
@@ -123,6 +129,11 @@ class OpenRun:
     run: Run
     sessions: RecordBuffer
     groups: RecordBuffer
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those that train the run."""
+        return self.run.training.ranks
 
     def topic(self, name: str) -> str:
         """Full name of one of the run's topics."""
@@ -136,24 +147,27 @@ class OpenRun:
         self.history.close()
 
 
-def open_run(folder: Path, settings: Settings) -> OpenRun:
+def open_run(folder: Path, settings: Settings, ranks: Ranks) -> OpenRun:
     """Open a run folder and restore its newest intact checkpoint; the first time, make that of step 0.
+
+    Nothing of the run is opened on any rank before rank 0 calls this.
 
     Raises:
         CheckpointError: no checkpoint is intact, or it belongs to another run or another log.
+        RanksError: another rank is gone.
         StreamError: a topic is missing, or no longer has the checkpoint's positions.
         ValueError: an item index that the checkpoint names is missing or damaged.
     """
     endpoints, stream = Endpoints.read(folder), settings.stream
     check_topics(endpoints.kafka, endpoints.prefix, stream.partitions, stream.timeout_s)
-    checkpoint = load_latest(folder / "checkpoints")
+    checkpoint = _newest(folder / "checkpoints", ranks)
     indexes = Indexes(folder / "index", settings.policy, checkpoint.state.indexes if checkpoint else [])
-    history = HistoryStore(folder / "history.sqlite")
+    history = HistoryStore(ranks.own_file(folder / "history.sqlite"))
     try:
         session_log = SessionLog.open(folder / "log")
         if history.users() == 0:
             load_initial_histories(session_log, history, settings.split.warm_days)
-        run = _fresh_run(settings, indexes, _identity(settings, endpoints, indexes))
+        run = _fresh_run(settings, indexes, _identity(settings, endpoints, indexes, ranks), ranks)
         if checkpoint is None:
             checkpoint = _first_checkpoint(folder, run, settings, session_log, indexes)
         _check_identity(checkpoint.state.identity, run.identity)
@@ -170,9 +184,16 @@ def open_run(folder: Path, settings: Settings) -> OpenRun:
         raise
 
 
-def _fresh_run(settings: Settings, indexes: Indexes, identity: Identity) -> Run:
+def _newest(folder: Path, ranks: Ranks) -> Checkpoint | None:
+    """The newest intact checkpoint as rank 0 finds it; None where none was ever committed."""
+    found = load_latest(folder) if ranks.leads else None
+    step = ranks.told(-1 if found is None else found.state.step)[0][0]
+    return found if ranks.leads or step < 0 else load(folder, step)
+
+
+def _fresh_run(settings: Settings, indexes: Indexes, identity: Identity, ranks: Ranks) -> Run:
     policy = build_policy(settings.policy, settings.seed)
-    training = TrainingStep(policy, Featurizer(settings.policy, indexes.current), settings)
+    training = TrainingStep(policy, Featurizer(settings.policy, indexes.current), settings, ranks)
     return Run(identity, training, SessionFilter(settings.filter), Frontier(), Staleness(settings.sync.max_lag))
 
 
@@ -180,16 +201,18 @@ def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: S
     """Step 0: the pre-trained policy, a filter that knows the warm window, and the beginning of every partition."""
     load_weights(run.training.policy, (folder / "pretrained" / "policy.safetensors").read_bytes())
     run.session_filter.prime(warm_scores(session_log, settings.split.warm_days))
-    run.sessions = dict.fromkeys(range(run.identity.partitions[SESSIONS]), 0)
-    run.groups = dict.fromkeys(range(run.identity.partitions[GROUPS]), 0)
+    ranks, counts = run.training.ranks, run.identity.partitions
+    run.sessions = {partition: 0 for partition in range(counts[SESSIONS]) if ranks.owns(partition)}
+    run.groups = {partition: 0 for partition in range(counts[GROUPS]) if ranks.owns(partition)}
     run.staleness.publish(0)
     checkpoint = run.image(indexes.versions)
-    indexes.pin(indexes.versions[0])
-    commit(folder / "checkpoints", checkpoint)
+    if ranks.leads:
+        indexes.pin(indexes.versions[0])
+        commit(folder / "checkpoints", checkpoint)
     return checkpoint
 
 
-def _identity(settings: Settings, endpoints: Endpoints, indexes: Indexes) -> Identity:
+def _identity(settings: Settings, endpoints: Endpoints, indexes: Indexes, ranks: Ranks) -> Identity:
     stream = settings.stream
     plain = settings.model_dump_json(exclude={"redis": True, "stream": {"bootstrap"}})
     names = {name: topic_name(endpoints.prefix, name) for name in (SESSIONS, GROUPS)}
@@ -203,6 +226,7 @@ def _identity(settings: Settings, endpoints: Endpoints, indexes: Indexes) -> Ide
         machine=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         torch=str(torch.__version__),
         threads=torch.get_num_threads(),
+        ranks=ranks.world,
     )
 
 
@@ -213,7 +237,7 @@ def _check_identity(saved: Identity, present: Identity) -> None:
             continue
         if name in BOUND:
             raise CheckpointError(
-                f"the checkpoint's {name} is {value!r}, but here it is {now!r}: its positions mean nothing"
+                f"the checkpoint's {name} is {value!r}, but here it is {now!r}: it cannot be carried across"
             )
         log.warning(
             "%s was %r and is now %r: parameters will not be bit-identical to an uninterrupted run", name, value, now

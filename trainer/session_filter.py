@@ -17,7 +17,7 @@ from common.settings import FilterSettings
 
 
 class SessionFilter:
-    """Causal streaming median.
+    """Causal streaming median, over the sessions of one rank's partitions.
 
     Scores above the median are kept and those below are not. Of the scores that equal it, as many are kept as bring the
     kept share of the window to one half, spread evenly by carrying the remainder from one tie to the next. (With distinct

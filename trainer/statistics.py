@@ -1,6 +1,7 @@
 """What the report is made of: one JSON line per step and per settled group in ``trainer_stats.jsonl``.
 
-Steps that are executed again after a crash write their lines again; readers take the last line of a step.
+Steps that are executed again after a crash write their lines again; readers take the last line of a step. Of several
+ranks, rank 0 writes what all of them did; each shows its own part on its metrics endpoint.
 """
 
 from __future__ import annotations
@@ -12,23 +13,27 @@ from pathlib import Path
 from types import TracebackType
 
 from common.policy.peak import peak
-from trainer.groups import Judgement, group_line
+from trainer.groups import Judgement
 from trainer.metrics import TrainerMetrics
 from trainer.resume import Run
+from trainer.shares import Line, Share, merged
 from trainer.step import StepMetrics
 
 
 class Statistics:
-    """Appends lines to the statistics file of a run, and shows the same on the metrics endpoint."""
+    """Appends lines to the statistics file of a run, and shows this rank's share of it on the metrics endpoint."""
 
     def __init__(self, path: Path, run: Run) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._ranks = run.training.ranks
+        self._file = path.open("a", encoding="utf-8") if self._ranks.leads else None
         self._peak = peak(run.training.parameters[0].device)
         self._metrics = TrainerMetrics(self._peak)
         self._metrics.begin(run)
 
     def step(self, run: Run, metrics: StepMetrics, judgements: list[Judgement], seconds: float, lag: dict[int, int]) -> None:
         """Write a finished step and the groups that it settled. Counters are totals of the run so far.
+
+        With several ranks a collective. Seconds and the filter's median are those of rank 0.
 
         The share of the device's peak that the model's operations took (MFU) is of the whole step: consuming, filtering and
         publishing count as time, waiting for sessions does not.
@@ -37,28 +42,27 @@ class Statistics:
             seconds: how long the step took.
             lag: sessions in the log that are not consumed yet, per partition.
         """
-        utilisation = metrics.flops / (seconds * self._peak.rate)
+        self._metrics.show(run, metrics, judgements, seconds, lag, metrics.flops / (seconds * self._peak.rate))
         now_ms = time.time_ns() // 1_000_000
-        for judgement in judgements:
-            version = judgement.group.parameter_version if judgement.group else -1
-            self._write(group_line(judgement, run.step, run.staleness.lag(version), now_ms))
-        self._write(
+        shares = [Share.read(data) for data in self._ranks.collect(Share.of(run, metrics, judgements, now_ms).to_bytes())]
+        if self._file is None:
+            return
+        whole, peak_rate = merged(shares), self._peak.rate * self._ranks.world
+        step: Line = (
             {"kind": "step", "step": run.step, "time_ms": now_ms, "seconds": seconds, "version": run.staleness.newest}
             | {"index_version": run.index_version}
-            | {"outstanding": len(run.frontier.outstanding), "filter_median_ms": run.session_filter.median}
-            | asdict(metrics)
-            | {"utilisation": utilisation, "peak_flops": self._peak.rate, "peak_source": self._peak.source}
-            | {"counters": dict(run.counters)}
+            | {"outstanding": whole.outstanding, "filter_median_ms": run.session_filter.median}
+            | asdict(whole.metrics)
+            | {"utilisation": whole.metrics.flops / (seconds * peak_rate), "peak_flops": peak_rate}
+            | {"peak_source": self._peak.source, "counters": whole.counters}
         )
+        self._file.writelines(json.dumps(line) + "\n" for line in [*whole.groups, step])
         self._file.flush()
-        self._metrics.show(run, metrics, judgements, seconds, lag, utilisation)
-
-    def _write(self, line: dict[str, object]) -> None:
-        self._file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     def __enter__(self) -> Statistics:
         return self

@@ -70,7 +70,7 @@ class StepMetrics:
 
 class TrainingStep:
     """Holds policy and optimizer; `run` makes one step. ``featurizer`` is that of the item index in force and may be
-    replaced between steps. All randomness is seeded by (seed, step), so a step is a pure
+    replaced between steps. All randomness is seeded by (seed, step, rank), so a step is a pure
     function of weights, optimizer state, samples and step number. With several ranks each brings its own samples, and all
     of them call `run`, the one with none too."""
 
@@ -90,7 +90,7 @@ class TrainingStep:
         metrics = StepMetrics()
         if not self.ranks.total(len(samples) + len(groups)):
             return metrics
-        torch.manual_seed((self.settings.seed * 1_000_003 + step) * self.ranks.world + self.ranks.rank)  # dropout, if any
+        torch.manual_seed(self._seed(step))  # dropout, if any
         self.optimizer.zero_grad()
         targets = self.ranks.total(sum(len(sample.codes) for sample in samples))
         routings: list[Routing] = []
@@ -131,7 +131,7 @@ class TrainingStep:
         self.policy.eval()  # dropout off: the ratio must compare like with like
         log_prob = self._log_probs(groups, metrics)
         old = torch.from_numpy(np.stack([g.log_probs_old for g in groups])).sum(-1)
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(self._seed(step))
         preference = log_prob.new_zeros(())
         form = log_prob.new_zeros(())
         for g, group in enumerate(groups):
@@ -140,7 +140,7 @@ class TrainingStep:
             legal = torch.from_numpy(group.legal)
             form = form + format_loss(log_prob[g], old[g], legal, self.format_samples, rl.eps, rl.delta, generator)
         # Divided by the constant, not by the groups at hand: arrival timing must not change a group's weight.
-        loss = (rl.lambda_preference * preference + rl.lambda_format * form) / (rl.groups_per_step * self.ranks.world)
+        loss = (rl.lambda_preference * preference + rl.lambda_format * form) / rl.groups_per_step
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
@@ -165,8 +165,12 @@ class TrainingStep:
                 rows[k] = row
         return torch.stack(rows)
 
+    def _seed(self, step: int) -> int:
+        """Of a step's random draws, others on each rank."""
+        return (self.settings.seed * 1_000_003 + step) * self.ranks.world + self.ranks.rank
+
     def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's state as flat named tensors."""
+        """The optimizer's state as flat named tensors; every rank must call it, and gets all of it."""
         return self.optimizer.tensors()
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:

@@ -41,6 +41,25 @@ def test_a_torn_last_line_never_ran_and_is_dropped_wherever_it_tore(path: Path) 
         assert path.read_bytes() == whole
 
 
+def test_steps_that_were_never_executed_are_taken_off_the_record(path: Path) -> None:
+    whole = path.read_bytes()
+    journal = Journal(path)
+    assert journal.last() == 4
+    journal.drop_after(2)
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    assert journal.last() == 2
+    journal.append(entry(3))
+    journal.append(entry(4))
+    journal.close()
+    assert path.read_bytes() == whole
+
+
+def test_an_empty_journal_ends_before_the_first_step(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert (journal.last(), journal.after(0)) == (0, [])
+    journal.close()
+
+
 def test_a_flipped_byte_is_an_error_that_names_file_and_line(path: Path) -> None:
     whole = path.read_bytes()
     second = whole.index(b"\n") + 1

@@ -16,6 +16,7 @@ from trainer.groups import Judgement
 from trainer.journal import SettledGroup
 from trainer.resume import Run
 from trainer.session_filter import SessionFilter
+from trainer.shares import Share, merged
 from trainer.staleness import Staleness
 from trainer.statistics import Statistics
 from trainer.step import StepMetrics, TrainingStep
@@ -57,3 +58,37 @@ def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_pa
     assert step["utilisation"] == pytest.approx(step["flops"] / (step["seconds"] * step["peak_flops"]))
     assert step["peak_source"].startswith("measured")
     assert (step["counters"]["sessions.consumed"], step["loss_per_level"]) == (104, [1.0, 2.0])
+
+
+def test_shares_of_a_step_are_summed_or_weighed() -> None:
+    one = StepMetrics(
+        targets=3,
+        loss_per_level=[1.0, 2.0],
+        preference_loss=1.0,
+        sft_grad_norm=5.0,
+        mean_ratio=1.0,
+        max_violation=0.5,
+        flops=7,
+    )
+    other = StepMetrics(targets=1, loss_per_level=[3.0, 2.0], preference_loss=4.0, rl_grad_norm=2.0, mean_ratio=2.0, flops=2)
+    idle = StepMetrics()
+    shares = [
+        Share(one, {"targets": 3}, 2, 1, [{"step": 1}]),
+        Share(other, {"targets": 1, "groups.trained": 2}, 1, 2, [{"step": 1}]),
+        Share(idle, {}, 0, 0, []),
+    ]
+    whole = merged([Share.read(share.to_bytes()) for share in shares])
+    assert (whole.outstanding, whole.trained, len(whole.groups)) == (3, 3, 2)
+    assert whole.counters == {"targets": 4, "groups.trained": 2}
+    assert whole.metrics == StepMetrics(
+        targets=4,
+        loss_per_level=[1.5, 2.0],
+        preference_loss=3.0,
+        sft_grad_norm=5.0,
+        rl_grad_norm=2.0,
+        mean_ratio=5 / 3,
+        max_violation=0.5,
+        flops=9,
+    )
+    assert merged([Share(idle, {}, 0, 0, []), Share(idle, {}, 0, 0, [])]).metrics == idle
+    assert merged(shares[:1]) is shares[0]

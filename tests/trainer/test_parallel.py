@@ -61,6 +61,7 @@ def everything_on_this_rank(folder: Path) -> None:
         found["halves"] = weights(halves)
         found["pretrained"] = pretrained(ranks)
         found["rows"] = summed_rows(ranks)
+        found["told"] = told(ranks)
     torch.save(
         {f"{run}/{name}": tensor for run in found for name, tensor in found[run].items()}, folder / f"rank-{ranks.rank}.pt"
     )
@@ -133,6 +134,27 @@ def test_pretraining_shares_its_batches_out_to_the_ranks(ranks: list[dict[str, T
     assert alone[-5:].mean() < alone[:5].mean() - 0.1
 
 
+def told(ranks: Ranks) -> dict[str, Tensor]:
+    """What the ranks say to each other, rank 0 nothing and rank 1 more than nothing."""
+    collected = b"|".join(ranks.collect(b"more than nothing" * ranks.rank))
+    return {"numbers": torch.tensor(ranks.told(ranks.rank, 5, -1)), "bytes": torch.tensor(list(collected))}
+
+
+def test_every_rank_hears_what_all_say_in_the_order_of_the_ranks(ranks: list[dict[str, Tensor]]) -> None:
+    for rank in ranks:
+        found = of("told", rank)
+        assert found["numbers"].tolist() == [[0, 1], [5, 5], [-1, -1]]
+        assert bytes(found["bytes"].tolist()) == b"|more than nothing"
+
+
+def test_partitions_and_counts_are_shared_out() -> None:
+    three = [Ranks(rank, 3) for rank in range(3)]
+    assert [[p for p in range(7) if rank.owns(p)] for rank in three] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [rank.part(8) for rank in three] == [3, 3, 2]
+    assert three[1].own_file(Path("a/journal.jsonl")) == Path("a/journal-1.jsonl")
+    assert Ranks().own_file(Path("a/journal.jsonl")) == Path("a/journal.jsonl")
+
+
 def sparse_gradients(rank: int) -> list[Tensor]:
     """Tables that both ranks, one rank, and no rank has read."""
     tables = [nn.Embedding(20, 4, sparse=True) for _ in range(3)]
@@ -166,3 +188,4 @@ def test_an_incomplete_torchrun_environment_is_refused(monkeypatch: pytest.Monke
 def test_without_torchrun_a_process_is_alone() -> None:
     with joined_ranks() as ranks:
         assert (ranks, ranks.total(7)) == (Ranks(0, 1), 7)
+        assert (ranks.told(3, 4), ranks.collect(b"x")) == ([[3], [4]], [b"x"])

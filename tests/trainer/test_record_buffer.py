@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.stream import LogReader, Record, StreamError
-from trainer.record_buffer import RecordBuffer, ranges_between
+from trainer.record_buffer import RecordBuffer, even_cuts, ranges_between
 
 
 class ListReader(LogReader):
@@ -65,9 +65,27 @@ def test_lag_and_the_end_count_what_was_not_handed_out() -> None:
     assert (len(buffer), buffer.lag()) == (2, {0: 2, 1: 2})
     assert not buffer.read_past({0: 2, 1: 1})
     assert buffer.read_past({0: 2})
+    assert not buffer.is_dry()
     read(buffer)
+    assert buffer.is_dry()
     assert buffer.read_past({0: 2, 1: 1})
     assert not buffer.read_past({0: 3})
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=5), st.integers(1, 30))
+def test_ranks_cut_evenly_and_make_up_for_those_that_lack(held: list[int], count: int) -> None:
+    cuts = even_cuts(held, count)
+    assert sum(cuts) == min(count, sum(held))
+    for cut, has in zip(cuts, held, strict=True):
+        assert cut <= has
+        assert cut == has or cut >= max(cuts) - 1  # whoever has some left cuts no less than the others
+
+
+def test_a_batch_is_cut_from_what_the_ranks_hold() -> None:
+    assert even_cuts([9, 9], 4) == [2, 2]
+    assert even_cuts([9, 9], 5) == [3, 2]
+    assert even_cuts([1, 9], 4) == [1, 3]
+    assert even_cuts([1, 2, 0], 4) == [1, 2, 0]
 
 
 def test_records_that_do_not_come_and_ranges_that_do_not_follow_are_errors() -> None:

@@ -11,6 +11,7 @@ from common.policy.moe import MixtureOfExperts, Routing, all_loads, max_violatio
 from common.settings import PolicySettings, load_settings
 from rollout.engine import GenerationEngine
 from tests.factories import ARCHITECTURES, MIXED, TINY, make_context, make_index
+from trainer.parallel import Ranks
 from trainer.step import RlSample, SftSample, TrainingStep, autocast, pad_targets
 
 SETTINGS = load_settings(
@@ -209,3 +210,8 @@ def test_a_session_decoder_learns_from_the_items_before() -> None:
             metrics = step.run([SftSample(context, codes) for codes in pairs], [], k)
         losses.append(sum(metrics.loss_per_level))
     assert losses[0] < 0.5 * np.log(3) + 0.1 < 0.9 * losses[1]
+
+
+def test_every_step_of_every_rank_draws_apart() -> None:
+    ranks = [TrainingStep(build_policy(TINY), Featurizer(TINY, make_index()), SETTINGS, Ranks(rank, 2)) for rank in (0, 1)]
+    assert len({rank._seed(number) for rank in ranks for number in range(5)}) == 10
