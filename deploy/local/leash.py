@@ -1,6 +1,7 @@
 """Run a program that the kernel kills when its parent dies, however the parent dies.
 
-Called as ``python leash.py PARENT_PID PROGRAM [ARGUMENT ...]``. It asks the kernel for SIGKILL at the parent's death
+Called as ``python leash.py PARENT_PID PROGRAM [ARGUMENT ...]``; a caller that cannot know its process id says 0, and then
+only a death in the first milliseconds goes unnoticed. It asks the kernel for SIGKILL at the parent's death
 and then becomes the program, so that nothing has to run between fork and exec in a parent with threads. A process that
 is Python's own calls `tie` itself.
 """
@@ -16,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Tie this process to its parent and exec the program."""
     parent, program = int(sys.argv[1]), sys.argv[2:]
-    tie(parent)
+    tie(parent or os.getppid())
     os.execvp(program[0], program)  # noqa: S606 - no shell is wanted
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LEASH = Path(__file__).with_name("leash.py")
-TAIL_BYTES = 2000
+TAIL_BYTES = 4000
 POLL_S = 0.02
 
 

@@ -16,6 +16,7 @@ from common.stream import create_topics
 from deploy.local.embedded import start_kafka, start_redis
 from deploy.local.processes import Child, StackError, spawn, wait_until
 from deploy.local.run_folder import RunFolder, read_json, write_json
+from deploy.local.torchrun import ENVIRONMENT, on_ranks
 
 READY_S = 240.0
 MAX_RESTARTS = 5
@@ -71,7 +72,8 @@ class Stack:
         endpoints = {"run": name, "kafka": self.kafka, "prefix": prefix, "reward": reward}
         write_json(self.run.endpoints, endpoints)
         for worker, package in WORKERS.items():
-            self._start(worker, [sys.executable, "-m", package, "--run-folder", str(self.run.path)])
+            command = [sys.executable, "-m", package, "--run-folder", str(self.run.path)]
+            self._start(worker, on_ranks(command, self.settings.trainer.ranks) if worker == "trainer" else command)
         ready = [self.run.ready_file(worker) for worker in WORKERS]
         workers = [self.children[name] for name in (*WORKERS, "reward")]
         wait_until(lambda: all(file.exists() for file in ready), READY_S, "trainer, tokenizer and rollout fleet", workers)
@@ -123,7 +125,7 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        return one | {"ONEREC_REDIS__URL": self.redis_url}
+        return one | ENVIRONMENT | {"ONEREC_REDIS__URL": self.redis_url}
 
     def _ended(self, name: str, child: Child, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"

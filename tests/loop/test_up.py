@@ -192,6 +192,28 @@ def test_the_loop_closes_around_another_architecture(tmp_path: Path, architectur
     assert report["staleness"]["max"] <= up.run.settings.sync.max_lag
 
 
+@pytest.mark.slow
+def test_the_loop_closes_around_a_trainer_on_two_ranks_although_it_is_killed(tmp_path: Path) -> None:
+    up = Up.start(tmp_path, "--set", "trainer.ranks=2", "--report", str(tmp_path / "report.json"))
+    try:
+        up.until(lambda: len(read_lines(up.run.path / "journal-1.jsonl")) >= 10)
+        rank = psutil.Process(read_json(up.run.processes)["trainer"]).children()[1]  # of torchrun
+        rank.kill()
+        assert up.ended() == 0, up.output.read_text()
+    finally:
+        up.process.kill()
+        up.process.wait()
+    report = json.loads((tmp_path / "report.json").read_text())
+    split = up.run.settings.split
+    streamed = list(SessionLog.open(up.run.log).sessions(split.warm_days, split.warm_days + split.stream_days - 1))
+    assert report["restarts"]["trainer"] == 1
+    assert (report["sessions"]["valid"], report["sessions"]["duplicates"]) == (len(streamed), 0)
+    groups = report["groups"]
+    assert groups["trained"] + sum(groups["dropped"].values()) == groups["requested"] > 10
+    assert report["parity"]["mean_abs_ratio_error"] < 1e-3
+    assert up.survivors() == []
+
+
 def test_new_items_are_indexed_once_and_used_without_a_restart(
     finished: tuple[Up, dict[str, Any], dict[str, int]],
 ) -> None:
