@@ -23,6 +23,8 @@ from trainer.publishing import BackgroundPublisher, PublishError
 from trainer.resume import Endpoints, open_run
 from trainer.statistics import Statistics
 
+RANKS_S = 1800.0
+"""Longest that a rank waits for another, which may be reading a lost history store again from the log."""
 ERRORS = (ValueError, StreamError, ChannelError, PublishError, RanksError, OSError)
 
 
@@ -35,7 +37,7 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
     torch.set_num_threads(1)
     settings = load_settings(folder / "settings.json")
     with ExitStack() as closing:
-        ranks = closing.enter_context(joined_ranks())
+        ranks = closing.enter_context(joined_ranks(timeout_s=RANKS_S))
         if ranks.world != settings.trainer.ranks:
             raise ValueError(f"trainer.ranks of {folder} is {settings.trainer.ranks}, but {ranks.world} were started")
         endpoints, publisher = Endpoints.read(folder), None

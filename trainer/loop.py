@@ -66,7 +66,8 @@ class Trainer:
         self.publish(wait=True)
         self.use_index()
         for entry in self.recorded():
-            if self.ranks.total(stop.is_set()):
+            (stopped,) = self.ranks.told(stop.is_set())
+            if any(stopped):
                 break
             self.repeat(entry)
         on_live()
@@ -86,7 +87,7 @@ class Trainer:
         (last,) = self.ranks.told(self.journal.last())
         if min(last) < max(last) and min(last) < self.state.step:
             raise JournalError(f"the ranks' journals end at steps {last}, the checkpoint is of step {self.state.step}")
-        if min(last) < self.journal.last():
+        if min(last) < last[self.ranks.rank]:
             self.journal.drop_after(min(last))
         return self.journal.after(self.state.step)
 

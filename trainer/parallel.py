@@ -64,8 +64,9 @@ class Ranks:
         if self.world == 1:
             return [data]
         (sizes,) = self.told(len(data))
-        whole = torch.empty(self.world, max(sizes), dtype=torch.uint8)
-        own = torch.frombuffer(bytearray(data.ljust(max(sizes), b"\0")), dtype=torch.uint8)
+        longest = max(1, *sizes)
+        whole = torch.empty(self.world, longest, dtype=torch.uint8)
+        own = torch.frombuffer(bytearray(data.ljust(longest, b"\0")), dtype=torch.uint8)
         self.gather(whole, own.unsqueeze(0))
         return [part[:size].numpy().tobytes() for part, size in zip(whole, sizes, strict=True)]
 

@@ -113,6 +113,8 @@ def test_two_ranks_consume_every_session_exactly_once_into_one_checkpoint(whole:
     taken = [(rank, p, o) for rank in (0, 1) for e in recorded(whole, rank) for p, r in e.ranges.items() for o in range(*r)]
     assert len(taken) == len(set(taken)) == sum(state.sessions.values()) == COUNT + 3
     assert all(rank == partition for rank, partition, _ in taken)
+    assert state.step == (COUNT + 3) // 4  # although one partition ends long before the other, batches are whole
+    assert abs(state.sessions[0] - state.sessions[1]) > 10
     assert [counters[f"sessions.{name}"] for name in ("consumed", "valid", "duplicates")] == [COUNT + 3, COUNT, 3]
     assert 0.3 * COUNT < counters["sessions.kept"] < 0.7 * COUNT
     assert state.sessions.keys() == state.groups.keys() == state.frontier.low.keys() == {0, 1}

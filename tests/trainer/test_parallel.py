@@ -136,6 +136,7 @@ def test_pretraining_shares_its_batches_out_to_the_ranks(ranks: list[dict[str, T
 
 def told(ranks: Ranks) -> dict[str, Tensor]:
     """What the ranks say to each other, rank 0 nothing and rank 1 more than nothing."""
+    assert ranks.collect(b"") == [b"", b""]
     collected = b"|".join(ranks.collect(b"more than nothing" * ranks.rank))
     return {"numbers": torch.tensor(ranks.told(ranks.rank, 5, -1)), "bytes": torch.tensor(list(collected))}
 
