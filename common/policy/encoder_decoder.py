@@ -73,7 +73,10 @@ class EncoderDecoder(Policy):
             for layer in self.encoder:
                 hidden = layer(hidden, mask)
         hidden = self.encoder_norm(hidden)
-        return Memory([layer.cross_attention.keys_values(hidden) for layer in self._decoder_layers()], mask)
+        begin = self.begin.expand(len(hidden), 1, -1)
+        if self.settings.begin == "newest_event":
+            begin = begin + _newest(hidden, visible)
+        return Memory([layer.cross_attention.keys_values(hidden) for layer in self._decoder_layers()], mask, begin)
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
         """Codes (…) of one level as the decoder reads them (…, D)."""
@@ -85,3 +88,8 @@ class EncoderDecoder(Policy):
 
     def _decoder_layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
+
+
+def _newest(hidden: Tensor, visible: Tensor) -> Tensor:
+    """The encoding (R, 1, D) of each context's newest short-term event, the second position, or of the user without one."""
+    return torch.where(visible[:, 1, None, None], hidden[:, 1:2], hidden[:, :1])

@@ -139,7 +139,7 @@ class LazyDecoder(Policy):
         mask = functional.pad(torch.cat([one.mask for one in pathways.values()], 1), (1, 0), value=True)
         if self.settings.lifelong_length:
             mask = _weighted(mask, torch.cat([one.leaf_size for one in pathways.values()], 1)).to(context.dtype)
-        return Memory(self.keys_values(context), mask[:, None, None, :])
+        return Memory(self.keys_values(context), mask[:, None, None, :], self.begin.expand(len(context), 1, -1))
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
         """Codes (…) of one level as the decoder reads them (…, D)."""

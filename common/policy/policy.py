@@ -29,6 +29,7 @@ class Memory:
 
     keys_values: list[KeysValues]  # one pair per block
     mask: Tensor  # (R, 1, 1, S), True where visible, or an additive float bias
+    begin: Tensor  # (R, 1, D), what is decoded first
 
 
 Cache = list[KeysValues]
@@ -84,7 +85,7 @@ class Policy(nn.Module, ABC):
         ``present`` (R, T) is True where a target is no padding: only there do tokens count as load of experts.
         """
         levels = range(self.settings.levels)
-        inputs = [self.begin.expand(*codes.shape[:2], -1)]
+        inputs = [memory.begin.expand(-1, codes.shape[1], -1)]
         inputs += [self.embed(k, codes[..., k]) for k in levels[:-1]]
         hidden = self.dropout(torch.stack(inputs, 2) + self.level)
         with present_tokens(present):
@@ -110,8 +111,7 @@ class Policy(nn.Module, ABC):
     def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
         """One level for all beams: the previous level's codes (R, B), or None at level 1 -> fp32 logits (R, B, V)."""
         level = positions(cache)
-        begin = self.begin.expand(len(memory.mask), 1, -1)
-        token = begin if previous is None else self.embed(level - 1, previous)
+        token = memory.begin if previous is None else self.embed(level - 1, previous)
         hidden, grown = self.advance(memory, token + self.level[level], cache)
         return self.head(level, hidden).float(), grown
 

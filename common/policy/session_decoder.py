@@ -44,7 +44,7 @@ class SessionDecoder(EncoderDecoder):
         is not read.
         """
         rows, sessions, items, levels = codes.shape
-        inputs = [self.begin.expand(rows, sessions, items, -1)]
+        inputs = [memory.begin.unsqueeze(2).expand(-1, sessions, items, -1)]
         inputs += [self.embed(k, codes[..., k]) for k in range(levels)]
         hidden = (torch.stack(inputs, 3) + self._places(items)).flatten(2, 3)[:, :, :-1]
         hidden = self.dropout(hidden)
@@ -71,7 +71,7 @@ class SessionDecoder(EncoderDecoder):
             if item + 1 == len(places):
                 raise ValueError(f"a session has at most policy.session_items = {len(places)} items")
             _, cache = self.advance(memory, token + places[item, level], cache)
-            item, level, token = item + 1, 0, self.begin.expand_as(token)
+            item, level, token = item + 1, 0, memory.begin.expand_as(token)
         hidden, cache = self.advance(memory, token + places[item, level], cache)
         return self.head(level, hidden).float(), cache
 
