@@ -480,9 +480,10 @@ def load_settings(profile: str | Path = "", overrides: list[str] | None = None) 
             return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=tree)
 
     try:
-        return Sourced(**_override_tree(overrides or []))
+        settings = Sourced(**_override_tree(overrides or []))
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
+    return Settings.model_construct(settings.model_fields_set, **dict(settings))  # of a class that can be pickled
 
 
 def save_settings(settings: Settings, path: Path) -> None:

@@ -43,7 +43,7 @@ class SessionDecoder(EncoderDecoder):
         BOS of an item predicts s1 and s1 predicts s2; sK predicts nothing, as BOS is forced after it, and the last sK
         is not read.
         """
-        rows, sessions, items, levels = codes.shape
+        _, sessions, items, levels = codes.shape
         inputs = [memory.begin.unsqueeze(2).expand(-1, sessions, items, -1)]
         inputs += [self.embed(k, codes[..., k]) for k in range(levels)]
         hidden = (torch.stack(inputs, 3) + self._places(items)).flatten(2, 3)[:, :, :-1]

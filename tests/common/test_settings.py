@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from common.settings import PROFILES, SettingsError, load_settings, save_settings
+from common.settings import PROFILES, Settings, SettingsError, load_settings, save_settings
 
 
 @pytest.fixture
@@ -84,3 +86,10 @@ def test_secrets_are_neither_saved_nor_shown(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("path", sorted(PROFILES.glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_profiles_load(path: Path) -> None:
     assert load_settings(path).policy.levels >= 2
+
+
+def test_settings_reach_another_process_as_they_are() -> None:
+    settings = load_settings("beauty", ["seed=3"])
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(Settings.model_dump, settings).result(60) == settings.model_dump()
+    assert type(settings) is Settings
