@@ -1,0 +1,74 @@
+"""Where the loop reads and writes: Kafka, Redis, the time split of a log, rollout actors, evaluation, the simulator."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from common.settings.section import Positive, Section
+
+
+class StreamSettings(Section):
+    """Kafka."""
+
+    bootstrap: str = ""
+    """``HOST:PORT`` of an existing broker; empty starts the embedded one."""
+    prefix: str = "onerec"
+    """First part of every topic name; `onerec up` appends the run's name."""
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 2
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Bound on every call to the broker."""
+
+
+class RedisSettings(Section):
+    """The message queue that carries parameters."""
+
+    url: SecretStr = SecretStr("")
+    """``redis://…`` of an existing server (set it as ONEREC_REDIS__URL, never in argv); empty starts the embedded one."""
+    timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    keep_s: Positive = 3600
+    """Parameter versions disappear after this time at the latest."""
+
+
+class SplitSettings(Section):
+    """Time split of a log by day number, counted from the day of its first session (0)."""
+
+    warm_days: Annotated[int, Field(ge=0)] = 4
+    """Days 0..warm_days-1 prime the models before streaming."""
+    stream_days: Positive = 3
+    """The days after that are streamed."""
+    test_days: Positive = 2
+    """The days after that are held out."""
+
+
+class RolloutSettings(Section):
+    """The rollout fleet."""
+
+    actors: Positive = 2
+    actor_cpus: Annotated[float, Field(gt=0)] = 0.5
+    batch: Positive = 4
+    """Requests an actor takes at once."""
+    attempts: Positive = 3
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+
+
+class EvaluationSettings(Section):
+    """Offline evaluation by the frozen protocol."""
+
+    beam: Annotated[int, Field(ge=1)] = 128
+    max_users: Annotated[int, Field(ge=0)] = 0
+    """Evaluate a seeded sample of this many users; 0 means all."""
+    bootstrap: Positive = 1000
+    mask_seen: bool = True
+
+
+class SimulatorSettings(Section):
+    """The simulator's size."""
+
+    items: Annotated[int, Field(ge=50)] = 8000
+    users: Annotated[int, Field(ge=10)] = 1000
+    days: Annotated[int, Field(ge=3)] = 14
+    content_tokens: Annotated[int, Field(ge=1, le=64)] = 1
+    """Content vectors of an item: 1 is its own, more are as many noisy linear views of it."""
+    requests_per_user: Positive = 70

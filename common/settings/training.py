@@ -1,0 +1,96 @@
+"""What is learned, and from what: pre-training, the preference model, fine-tuning, reinforcement, synchronisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.settings.section import Positive, Rate, Section, Share, Weight
+
+
+class PretrainSettings(Section):
+    """Next-token prediction before streaming: on initial histories, then on the warm window."""
+
+    history_epochs: Annotated[int, Field(ge=0)] = 1
+    warm_epochs: Annotated[int, Field(ge=0)] = 1
+    targets_per_context: Positive = 8
+    batch_contexts: Positive = 64
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that each take a share of every batch; their number is part of the result (order of summation)."""
+    learning_rate: Rate = 1e-3
+    sparse_learning_rate: Rate = 3e-2
+    """Of the id tables: about how far a row's first update moves it; the n-th moves it by this over sqrt(n)."""
+    warmup_share: Share = 0.02
+    weight_decay: Weight = 0.01
+
+
+class RewardSettings(Section):
+    """The preference model (OneRec technical report, section 2.4.1)."""
+
+    width: Positive = 32
+    history: Positive = 100
+    epochs: Positive = 1
+    batch: Positive = 512
+    learning_rate: Rate = 2e-3
+    max_weight: Weight = 20.0
+    """Objective weights are 1 / prevalence, clipped here."""
+
+
+class FilterSettings(Section):
+    """RSFT: keep the better half of the sessions by play duration (OneRec technical report, section 3.3)."""
+
+    window: Positive = 100_000
+    warmup: Annotated[int, Field(ge=0)] = 1000
+    """Sessions kept unconditionally while the streaming median has seen fewer than this many."""
+
+
+class TrainerSettings(Section):
+    """The streaming trainer."""
+
+    ranks: Positive = 1
+    """Processes that train together, each on its share of the stream's partitions."""
+    batch_sessions: Positive = 16
+    """Sessions consumed (before the filter) per step, by all ranks; batches are cut by count, never by a timer."""
+    targets: Literal["all", "positive"] = "all"
+    """Which impressions of a kept session are next-token targets."""
+    max_targets: Positive = 8
+    """Targets trained per session (the last ones)."""
+    micro_batch: Annotated[int, Field(ge=0)] = 0
+    """Contexts of one forward and backward pass; a step's gradients add up. 0 takes the whole batch at once."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the next-token loss's matrix products; reinforcement always runs in fp32, since its ratios compare log-probs."""
+    learning_rate: Rate = 8e-5
+    sparse_learning_rate: Rate = 1e-4
+    """The published rate, with row-wise Adagrad in place of an optimizer that the report does not name."""
+    weight_decay: Weight = 0.01
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    drain_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long to wait at the end of a finite log for outstanding groups."""
+
+
+class SyncSettings(Section):
+    """Parameter push."""
+
+    every: Positive = 1000
+    """Steps between two parameter versions."""
+    max_lag: Annotated[int, Field(ge=0)] = 2
+    """Groups that are more versions behind the newest published one are dropped."""
+
+
+class RlSettings(Section):
+    """Reinforcement learning (OneRec technical report, sections 2.4 and 3.3)."""
+
+    rate: Share = 0.01
+    """Share of users (by a hash of user and day) for whom rollouts are requested."""
+    group_size: Annotated[int, Field(ge=2, le=2048)] = 512
+    groups_per_step: Positive = 4
+    """Groups trained per step at most, by all ranks."""
+    max_outstanding: Positive = 64
+    """Requests in flight, of all ranks; beyond it new ones are skipped and counted."""
+    eps: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    delta: Annotated[float, Field(ge=0)] = 0.1
+    lambda_preference: Weight = 0.1
+    lambda_format: Weight = 0.1
+    format_samples: Annotated[int, Field(ge=0)] = 0
+    """K of the format reward; 0 means round(5 G / 128)."""
