@@ -29,7 +29,7 @@ MIXED = tiny(moe=MIXTURES)
 ARCHITECTURES = {
     "encoder-decoder": TINY,
     "encoder-decoder-mixed": MIXED,
-    "encoder-decoder-newest": tiny(begin="newest_event"),
+    "encoder-decoder-item-path": tiny(item_path=True),
     "encoder-decoder-lifelong": tiny(**LIFELONG),
     "lazy": tiny(architecture="lazy_decoder"),
     "lazy-grouped": tiny(architecture="lazy_decoder", decoder_layers=5, lazy=GROUPED, **LIFELONG),
@@ -37,7 +37,7 @@ ARCHITECTURES = {
     "lazy-mixed": tiny(architecture="lazy_decoder", moe=MIXTURES),
     "session-mixed": tiny(architecture="session_decoder", session_items=2, moe=MIXTURES),
     "session-codes-only": tiny(
-        architecture="session_decoder", session_items=2, vid_input=False, side_inputs=False, begin="newest_event"
+        architecture="session_decoder", session_items=2, vid_input=False, side_inputs=False, item_path=True
     ),
 }
 """Every architecture, in settings that reach all of its parts."""

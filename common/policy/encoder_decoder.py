@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.features import PolicyInputs
+from common.features import EventFeatures, PolicyInputs
 from common.policy.layers import DecoderBlock, DecoderLayer, EncoderLayer, FeedForward
 from common.policy.moe import mixture_at, present_tokens
 from common.policy.pathways import LifelongQueries, PathwayMlp
@@ -56,7 +56,7 @@ class EncoderDecoder(Policy):
         """Encode R contexts once; the result serves any number of targets or beams."""
         parts = [
             self.static_mlp(self.static_features(inputs)).unsqueeze(1) + self.static_position,
-            self.short_mlp(self.event(inputs.short)) + self.short_position[: inputs.short.mask.shape[1]],
+            self._short_term(inputs.short) + self.short_position[: inputs.short.mask.shape[1]],
             self.positive_mlp(self.event(inputs.positive)) + self.positive_position[: inputs.positive.mask.shape[1]],
         ]
         present = inputs.static.new_ones((len(inputs.static), 1), dtype=torch.bool)
@@ -74,9 +74,14 @@ class EncoderDecoder(Policy):
                 hidden = layer(hidden, mask)
         hidden = self.encoder_norm(hidden)
         begin = self.begin.expand(len(hidden), 1, -1)
-        if self.settings.begin == "newest_event":
+        if self.settings.item_path:
             begin = begin + _newest(hidden, visible)
         return Memory([layer.cross_attention.keys_values(hidden) for layer in self._decoder_layers()], mask, begin)
+
+    def _short_term(self, events: EventFeatures) -> Tensor:
+        features = self.event(events)
+        hidden: Tensor = self.short_mlp(features)
+        return hidden + features[..., : hidden.shape[-1]] if self.settings.item_path else hidden
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
         """Codes (…) of one level as the decoder reads them (…, D)."""

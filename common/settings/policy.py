@@ -68,9 +68,9 @@ class PolicySettings(Section):
     encoder_layers: Positive = 1
     """The lazy decoder has no encoder."""
     decoder_layers: Positive = 1
-    begin: Literal["learned", "newest_event"] = "learned"
-    """What the decoder of V1 reads first: a learned vector, or that and the encoding of the user's newest event, a straight
-    way from one item to the next where users are few and events fewer."""
+    item_path: bool = False
+    """V1 and the session decoder: a residual path from the newest item to the code tables. Items skip the pathway's MLP, and
+    decoding begins with the newest event's encoding, as next-item models without a decoder have it (SASRec)."""
     ffn: Positive = 128
     """Hidden width of a feed-forward network: two matrices with GELU, in the lazy decoder SwiGLU (three)."""
     levels: Annotated[int, Field(ge=2, le=5)] = 3
@@ -111,8 +111,8 @@ class PolicySettings(Section):
             raise ValueError(f"policy.heads must divide policy.d_model, got {self.heads} and {self.d_model}")
         if not (self.vid_input or self.sid_input):
             raise ValueError("policy.vid_input and policy.sid_input must not both be false")
-        if self.begin != "learned" and self.architecture == "lazy_decoder":
-            raise ValueError("policy.begin must be 'learned' with policy.architecture lazy_decoder, which encodes no event")
+        if self.item_path and self.architecture == "lazy_decoder":
+            raise ValueError("policy.item_path must be false with policy.architecture lazy_decoder, which encodes no event")
         if lazy.kv_groups and self.heads % lazy.kv_groups:
             raise ValueError(f"policy.lazy.kv_groups must divide policy.heads ({self.heads}), got {lazy.kv_groups}")
         if lazy.kv_layers > self.decoder_layers:

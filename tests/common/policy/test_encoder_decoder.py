@@ -9,36 +9,36 @@ from common.settings import SettingsError, load_settings
 from tests.factories import TINY, make_context, make_index, tiny
 
 
-def beginnings(begin: str, *events: int) -> torch.Tensor:
+def beginnings(item_path: bool, *events: int) -> torch.Tensor:
     """What decoding begins with, less the learned vector: (contexts, D)."""
-    settings = tiny(begin=begin)
+    settings = tiny(item_path=item_path)
     policy = build_policy(settings).eval()
     memory = policy.encode(Featurizer(settings, make_index())([make_context(n) for n in events]))
     return (memory.begin - policy.begin).squeeze(1)
 
 
-def test_a_learned_beginning_is_the_same_for_everybody() -> None:
-    assert not beginnings("learned", 0, 3, 50).any()
+def test_without_the_item_path_everybody_begins_alike() -> None:
+    assert not beginnings(False, 0, 3, 50).any()
 
 
-def test_the_newest_event_tells_contexts_apart_from_the_start() -> None:
-    none, few, many = beginnings("newest_event", 0, 3, 50)
+def test_the_item_path_tells_contexts_apart_from_the_start() -> None:
+    none, few, many = beginnings(True, 0, 3, 50)
     assert none.any()  # the user alone
     assert not torch.allclose(none, few, atol=1e-3)
     assert not torch.allclose(few, many, atol=1e-3)
 
 
 def test_a_user_without_events_begins_alike_beside_others() -> None:
-    torch.testing.assert_close(beginnings("newest_event", 0)[0], beginnings("newest_event", 0, 50)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(beginnings(True, 0)[0], beginnings(True, 0, 50)[0], atol=1e-5, rtol=0)
 
 
-def test_the_two_beginnings_differ_in_no_weight() -> None:
-    weights = build_policy(tiny(begin="newest_event")).state_dict()
+def test_the_item_path_has_no_weights() -> None:
+    weights = build_policy(tiny(item_path=True)).state_dict()
     assert {name: tensor.shape for name, tensor in build_policy(TINY).state_dict().items()} == {
         name: tensor.shape for name, tensor in weights.items()
     }
 
 
-def test_the_lazy_decoder_has_no_encoding_of_an_event_to_begin_with() -> None:
-    with pytest.raises(SettingsError, match=r"policy.begin must be 'learned' with policy.architecture lazy_decoder"):
-        load_settings("", ["policy.architecture=lazy_decoder", "policy.begin=newest_event"])
+def test_the_lazy_decoder_has_no_item_path() -> None:
+    with pytest.raises(SettingsError, match=r"policy.item_path must be false with policy.architecture lazy_decoder"):
+        load_settings("", ["policy.architecture=lazy_decoder", "policy.item_path=true"])
