@@ -75,7 +75,7 @@ class EncoderDecoder(Policy):
         hidden = self.encoder_norm(hidden)
         begin = self.begin.expand(len(hidden), 1, -1)
         if self.settings.item_path:
-            begin = begin + _newest(hidden, visible)
+            begin = begin + _newest(hidden, inputs.short.mask)
         return Memory([layer.cross_attention.keys_values(hidden) for layer in self._decoder_layers()], mask, begin)
 
     def _short_term(self, events: EventFeatures) -> Tensor:
@@ -95,6 +95,7 @@ class EncoderDecoder(Policy):
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
 
-def _newest(hidden: Tensor, visible: Tensor) -> Tensor:
-    """The encoding (R, 1, D) of each context's newest short-term event, the second position, or of the user without one."""
-    return torch.where(visible[:, 1, None, None], hidden[:, 1:2], hidden[:, :1])
+def _newest(hidden: Tensor, events: Tensor) -> Tensor:
+    """The encoding (R, 1, D) of each context's newest short-term event, or of the user where ``events`` (R, L) has none."""
+    user = hidden[:, :1]
+    return torch.where(events[:, :1, None], hidden[:, 1:2], user) if events.shape[1] else user
