@@ -79,6 +79,7 @@ class EncoderDecoder(Policy):
         return Memory([layer.cross_attention.keys_values(hidden) for layer in self._decoder_layers()], mask, begin)
 
     def _short_term(self, events: EventFeatures) -> Tensor:
+        """The pathway's MLP (R, L, D); with the item path the item, first of its features, goes around it."""
         features = self.event(events)
         hidden: Tensor = self.short_mlp(features)
         return hidden + features[..., : hidden.shape[-1]] if self.settings.item_path else hidden
