@@ -15,12 +15,11 @@ from pathlib import Path
 
 from common.item_index.index import ItemIndex
 from common.item_index.snapshot import snapshot_path, verify_snapshot, versions
-from common.item_index.verification import verify_apart
+from common.item_index.verification import Verifier
 
 LOOK_EVERY_S = 0.5
 HELD = 2
 """Snapshots kept: the current and the previous one."""
-Verify = Callable[[Path], None]
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +37,12 @@ class IndexFollower:
         """
         self._folder = folder
         self._refused: set[int] = set()
-        self._held = self._open_first(first)
+        self._verifier = Verifier()
+        try:
+            self._held = self._open_first(first)
+        except ValueError:
+            self._verifier.close()
+            raise
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, "index-loader")
         self._loading: Future[ItemIndex | None] | None = None
@@ -87,13 +91,14 @@ class IndexFollower:
         with self._lock:
             held = self._held
             if version not in held and version not in self._refused and version in versions(self._folder):
-                index = self._load(version, self.current)
+                index = self._load_apart(version, self.current)
                 self._held = held if index is None else {version: index, self.current.version: self.current}
             return self._held.get(version)
 
     def close(self) -> None:
         """Stop loading. What is held stays readable."""
         self._loader.shutdown(cancel_futures=True)
+        self._verifier.close()
 
     def _take_up(self) -> bool:
         if self._loading is None or not self._loading.done():
@@ -109,23 +114,30 @@ class IndexFollower:
         return True
 
     def _open_first(self, first: int | None) -> dict[int, ItemIndex]:
-        held = {} if first is None else {first: _open(self._folder, first)}
+        held = {} if first is None else {first: self._open(first, verify_snapshot)}
         for version in reversed(versions(self._folder)):
             if len(held) < HELD and (first is None or version < first):
-                index = self._load(version, next(iter(held.values()), None))
+                index = self._load(version, next(iter(held.values()), None), verify_snapshot)
                 held |= {} if index is None else {version: index}
         if not held:
             raise ValueError(f"{self._folder} holds no committed index snapshot that can be loaded")
         return dict(sorted(held.items()))
 
+    def _open(self, version: int, verify: Callable[[Path], None]) -> ItemIndex:
+        index = ItemIndex.load(snapshot_path(self._folder, version), verify)
+        if index.version != version:
+            raise ValueError(f"{snapshot_path(self._folder, version)} holds the item index of version {index.version}")
+        index.warm_up()
+        return index
+
     def _load_apart(self, version: int, like: ItemIndex) -> ItemIndex | None:
         """As `_load`, beside readers that must not be held up."""
-        return self._load(version, like, verify_apart)
+        return self._load(version, like, self._verifier)
 
-    def _load(self, version: int, like: ItemIndex | None, verify: Verify = verify_snapshot) -> ItemIndex | None:
+    def _load(self, version: int, like: ItemIndex | None, verify: Callable[[Path], None]) -> ItemIndex | None:
         """A snapshot of the same tokenizer as another one's; None if it is refused."""
         try:
-            index = _open(self._folder, version, verify)
+            index = self._open(version, verify)
             if like is not None and _kind(index) != _kind(like):
                 raise ValueError(
                     f"(tokenizer, codes, levels) must be {_kind(like)} as in index {like.version}, got {_kind(index)}"
@@ -139,11 +151,3 @@ class IndexFollower:
 
 def _kind(index: ItemIndex) -> tuple[str, int, int]:
     return index.tokenizer_version, index.codes, index.levels
-
-
-def _open(folder: Path, version: int, verify: Verify = verify_snapshot) -> ItemIndex:
-    index = ItemIndex.load(snapshot_path(folder, version), verify)
-    if index.version != version:
-        raise ValueError(f"{snapshot_path(folder, version)} holds the item index of version {index.version}")
-    index.warm_up()
-    return index

@@ -23,8 +23,8 @@ from common.durable import sync_folder
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-CHUNK_BYTES = 32 << 20
-"""Written or read, and hashed, at once."""
+WRITE_BYTES, READ_BYTES = 32 << 20, 1 << 20
+"""Written, or read, at once and hashed."""
 YIELD_S = 1e-4
 """A pause after each file mapped: readers in other threads need not wait for the interpreter's switch interval (5 ms)."""
 Arrays = dict[str, npt.NDArray[Any]]
@@ -87,14 +87,14 @@ def write_snapshot(folder: Path, head: dict[str, Any], arrays: Arrays, note: dic
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def verify_snapshot(folder: Path) -> None:
-    """Read every file of a committed snapshot once and compare its checksum.
+def verify_snapshot(folder: Path, core_share: float = 1.0) -> None:
+    """Read every file of a committed snapshot once and compare its checksum, with at most this share of a core.
 
     Raises:
         ValueError: not a committed snapshot, another format, or a torn, changed or missing file (named).
     """
     for name, given in _read_manifest(folder)["files"].items():
-        _verify_file(folder / f"{name}.npy", given)
+        _verify_file(folder / f"{name}.npy", given, core_share)
 
 
 def map_snapshot(folder: Path) -> tuple[dict[str, Any], Arrays]:
@@ -115,7 +115,7 @@ def _write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
     """Write an npy file chunk by chunk, without a copy of the whole; its size and checksum."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape})
-    rows = max(1, CHUNK_BYTES * len(array) // array.nbytes)
+    rows = max(1, WRITE_BYTES * len(array) // array.nbytes)
     digest = xxhash.xxh3_128(header.getvalue())
     with path.open("wb") as file:
         file.write(header.getvalue())
@@ -128,20 +128,24 @@ def _write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "xxh3_128": digest.hexdigest()}
 
 
-def _verify_file(path: Path, given: dict[str, Any]) -> None:
+def _verify_file(path: Path, given: dict[str, Any], core_share: float) -> None:
     if not path.is_file():
         raise ValueError(f"index file {path} is missing")
     if path.stat().st_size != given["bytes"]:
         raise ValueError(f"index file {path} is torn: {path.stat().st_size} bytes instead of {given['bytes']}")
-    if _checksum(path) != given["xxh3_128"]:
+    if _checksum(path, core_share) != given["xxh3_128"]:
         raise ValueError(f"index file {path} is corrupt: its checksum differs from the manifest's")
 
 
-def _checksum(path: Path) -> str:
-    digest, buffer = xxhash.xxh3_128(), np.empty(CHUNK_BYTES, np.uint8).data
+def _checksum(path: Path, core_share: float) -> str:
+    digest, buffer = xxhash.xxh3_128(), np.empty(READ_BYTES, np.uint8).data
     with path.open("rb", buffering=0) as file:
+        began = time.thread_time()
         while size := file.readinto(buffer):
             digest.update(buffer[:size])
+            if core_share < 1.0:
+                time.sleep((time.thread_time() - began) * (1.0 / core_share - 1.0))
+                began = time.thread_time()
     return digest.hexdigest()
 
 
