@@ -24,9 +24,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -204,25 +206,51 @@ class _Clocks:
 
 
 @dataclass(frozen=True)
+class _Iteration:
+    """One iteration of the reader."""
+
+    at_s: float  # since it was told to begin
+    wall_ms: float
+    stall_ms: float
+    ran_ms: float
+    queued_ms: float
+    sleeps: int
+    faults: int
+    stolen_ms: float
+
+    @staticmethod
+    def between(began: _Clocks, before: _Clocks, after: _Clocks) -> _Iteration:
+        return _Iteration(
+            at_s=before.wall_s - began.wall_s,
+            wall_ms=1e3 * (after.wall_s - before.wall_s),
+            stall_ms=1e3 * before.stall_s(after),
+            ran_ms=1e3 * (after.ran_s - before.ran_s),
+            queued_ms=1e3 * (after.queued_s - before.queued_s),
+            sleeps=after.sleeps - before.sleeps,
+            faults=after.faults - before.faults,
+            stolen_ms=1e3 * (after.stolen_s - before.stolen_s),
+        )
+
+
+@dataclass(frozen=True)
 class _Reader:
-    """Looks up batches with the current snapshot and keeps what each iteration took, ms: (in all, its stall)."""
+    """Looks up batches with the current snapshot."""
 
     follower: IndexFollower
     batches: list[Codes]
 
-    def until(self, done: Callable[[], bool]) -> npt.NDArray[np.float64]:
+    def until(self, done: Callable[[], bool]) -> list[_Iteration]:
         """Iterate until something is done."""
-        out, turn = [], 0
-        before = _Clocks.read()
+        out = list[_Iteration]()
+        began = before = _Clocks.read()
         while not done():
-            self.follower.current.head_items(self.batches[turn % len(self.batches)])
-            turn += 1
+            self.follower.current.head_items(self.batches[len(out) % len(self.batches)])
             after = _Clocks.read()
-            out.append((after.wall_s - before.wall_s, before.stall_s(after)))
+            out.append(_Iteration.between(began, before, after))
             before = after
-        return 1e3 * np.array(out)
+        return out
 
-    def for_s(self, duration_s: float) -> npt.NDArray[np.float64]:
+    def for_s(self, duration_s: float) -> list[_Iteration]:
         """Iterate for a while."""
         end = time.perf_counter() + duration_s
         return self.until(lambda: time.perf_counter() > end)
@@ -241,7 +269,7 @@ def _swaps(folder: Path, rounds: int) -> dict[str, Any]:
     return {"reader_batch": READER_BATCH, "swaps": [swap for _ in range(rounds) for swap in _round(folder)]}
 
 
-def _round(folder: Path) -> Iterator[dict[str, float]]:
+def _round(folder: Path) -> Iterator[dict[str, Any]]:
     """Snapshots appear one after the other; the second swap lets the first snapshot go."""
     hidden = {version: snapshot_path(folder, version).rename(folder / f"later-{version}") for version in (2, 3)}
     follower = IndexFollower(folder)
@@ -254,11 +282,16 @@ def _round(folder: Path) -> Iterator[dict[str, float]]:
             began = time.perf_counter()
             loading = reader.until(follower.poll)
             took = time.perf_counter() - began
-            longest = np.concatenate([loading, reader.for_s(AFTER_S)]).max(0)
+            around = loading + reader.for_s(AFTER_S)
             yield {
-                "stall_ms": float(longest[1]), "longest_ms": float(longest[0]), "usual_ms": float(np.median(idle[:, 0])),
-                "stall_idle_ms": float(idle[:, 1].max()), "longest_idle_ms": float(idle[:, 0].max()),
-                "load_s": took, "lookups_meanwhile": len(loading),
+                "stall_ms": _longest(around, "stall_ms").stall_ms, "longest_ms": _longest(around, "wall_ms").wall_ms,
+                "usual_ms": median(one.wall_ms for one in idle),
+                "stall_idle_ms": _longest(idle, "stall_ms").stall_ms, "longest_idle_ms": _longest(idle, "wall_ms").wall_ms,
+                "load_s": took, "lookups_meanwhile": len(loading), "worst": asdict(_longest(around, "stall_ms")),
             }  # fmt: skip
     finally:
         follower.close()
+
+
+def _longest(iterations: list[_Iteration], by: str) -> _Iteration:
+    return max(iterations, key=attrgetter(by))

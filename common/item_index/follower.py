@@ -65,16 +65,15 @@ class IndexFollower:
         return len(self._refused)
 
     def poll(self) -> bool:
-        """Begin to load a newer snapshot, or take up the one that has been loaded; whether ``current`` changed now.
+        """Take up a newer snapshot if one has been loaded; whether ``current`` changed now.
 
-        Cheap: it looks into the folder every `LOOK_EVERY_S`, and loads nothing itself.
+        Cheap: another thread looks into the folder every `LOOK_EVERY_S`, and loads. Even to list a folder may wait for the
+        file system's journal.
         """
         with self._lock:
             if self._loading is None and time.monotonic() - self._looked >= LOOK_EVERY_S:
                 self._looked = time.monotonic()
-                newer = [v for v in versions(self._folder) if v > self.current.version and v not in self._refused]
-                if newer:
-                    self._loading = self._loader.submit(self._load_apart, newer[-1], self.current)
+                self._loading = self._loader.submit(self._look, self.current)
             return self._take_up()
 
     def get(self, version: int) -> ItemIndex | None:
@@ -129,6 +128,11 @@ class IndexFollower:
             raise ValueError(f"{snapshot_path(self._folder, version)} holds the item index of version {index.version}")
         index.warm_up()
         return index
+
+    def _look(self, current: ItemIndex) -> ItemIndex | None:
+        """The newest snapshot, if it is newer than the current one and not refused."""
+        newer = [v for v in versions(self._folder) if v > current.version and v not in self._refused]
+        return self._load_apart(newer[-1], current) if newer else None
 
     def _load_apart(self, version: int, like: ItemIndex) -> ItemIndex | None:
         """As `_load`, beside readers that must not be held up."""
