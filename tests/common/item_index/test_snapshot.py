@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.item_index import MANIFEST, ItemIndex, latest_index, read_note, versions
+from common.item_index.snapshot import FORMAT
 from tests.common.item_index.small_index import equal, make_index
 
 NOTE = {"positions": {"0": 17, "1": 0}, "share": 0.1}
@@ -94,10 +95,10 @@ def test_a_snapshot_with_a_missing_file_is_refused_naming_it(saved: Path) -> Non
 
 
 def test_a_snapshot_of_another_format_says_so(saved: Path) -> None:
-    manifest = json.loads((saved / MANIFEST).read_bytes()) | {"format": 1}
+    manifest = json.loads((saved / MANIFEST).read_bytes()) | {"format": FORMAT - 1}
     with (
         instead(saved / MANIFEST, json.dumps(manifest).encode()),
-        pytest.raises(ValueError, match="format must be 2, got 1; build the index again"),
+        pytest.raises(ValueError, match=f"format must be {FORMAT}, got {FORMAT - 1}; build the index again"),
     ):
         ItemIndex.load(saved)
 
