@@ -21,7 +21,7 @@ from common.policy.flops_formula import flops_formula
 from common.policy.moe import Routing, balance, mixtures_of
 from common.settings import Settings
 from trainer.gradients import gradient_norm
-from trainer.objectives import early_clipped_ratio, ecpo_loss, format_loss, next_token_loss
+from trainer.objectives import format_draw, format_loss, next_token_loss, preference_loss, preference_ratio
 from trainer.optimizer import apply_gradients, build_optimizer
 from trainer.parallel import Ranks
 
@@ -83,6 +83,8 @@ class TrainingStep:
             policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay, self.ranks
         )
         size = settings.rl.group_size
+        level = settings.rl.ratio_level
+        self.by_token = level == "token" or (level == "auto" and settings.rl.objective == "gbpo")
         self.format_samples = min(size, settings.rl.format_samples or max(1, round(5 * size / 128)))
 
     def run(self, samples: list[SftSample], groups: list[RlSample], step: int) -> StepMetrics:
@@ -129,31 +131,43 @@ class TrainingStep:
     def _reinforce(self, groups: list[RlSample], step: int, metrics: StepMetrics) -> None:
         rl = self.settings.rl
         self.policy.eval()  # dropout off: the ratio must compare like with like
-        log_prob = self._log_probs(groups, metrics)
-        old = torch.from_numpy(np.stack([g.log_probs_old for g in groups])).sum(-1)
+        log_probs = self._log_probs(groups, metrics)
+        log_probs_old = torch.from_numpy(np.stack([g.log_probs_old for g in groups]))
+        advantages = torch.from_numpy(np.stack([g.advantages for g in groups]))
         generator = torch.Generator().manual_seed(self._seed(step))
-        preference = log_prob.new_zeros(())
-        form = log_prob.new_zeros(())
-        for g, group in enumerate(groups):
-            advantage = torch.from_numpy(group.advantages)
-            preference = preference + ecpo_loss(log_prob[g], old[g], advantage, rl.eps, rl.delta)
-            legal = torch.from_numpy(group.legal)
-            form = form + format_loss(log_prob[g], old[g], legal, self.format_samples, rl.eps, rl.delta, generator)
+        preference, form = log_probs.new_zeros(()), log_probs.new_zeros(())
+        ratios: list[Tensor] = []
+        for group, now, old, advantage in zip(groups, log_probs, log_probs_old, advantages, strict=True):
+            preference = preference + self._preference(now, old, advantage, ratios)
+            now, old, legal = now.sum(-1), old.sum(-1), torch.from_numpy(group.legal)
+            drawn = format_draw(old, self.format_samples, rl.format_select, generator)
+            form = form + format_loss(now, old, legal, drawn, rl.eps, rl.delta)
         # Divided by the constant, not by the groups at hand: arrival timing must not change a group's weight.
         loss = (rl.lambda_preference * preference + rl.lambda_format * form) / rl.groups_per_step
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        ratio = early_clipped_ratio(log_prob.detach(), old, rl.eps, rl.delta)
+        ratio = torch.stack(ratios)
         metrics.rl_grad_norm = float(gradient_norm(gradients))
         metrics.preference_loss = float(preference.detach()) / len(groups)
         metrics.format_loss = float(form.detach()) / len(groups)
         metrics.clipped_share = float(((ratio - 1).abs() > rl.eps).float().mean())
         metrics.mean_ratio = float(ratio.mean())
 
+    def _preference(self, now: Tensor, old: Tensor, advantage: Tensor, ratios: list[Tensor]) -> Tensor:
+        """One group's loss from its log-probabilities by level (G, K); its ratios go to ``ratios``."""
+        rl = self.settings.rl
+        if self.by_token:
+            advantage = advantage.unsqueeze(-1)
+        else:
+            now, old = now.sum(-1), old.sum(-1)
+        ratio = preference_ratio(rl.objective, now, old, advantage, rl.eps, rl.delta)
+        ratios.append(ratio.detach())
+        return preference_loss(rl.objective, ratio, advantage, rl.eps)
+
     def _log_probs(self, groups: list[RlSample], metrics: StepMetrics) -> Tensor:
-        """Log-probabilities (groups, G) by the present policy; one pass for the groups of each item index."""
+        """Log-probabilities (groups, G, K) by the present policy; one pass for the groups of each item index."""
         rows: list[Tensor] = [torch.empty(0)] * len(groups)
         for featurizer in dict.fromkeys(group.featurizer for group in groups):
             where = [k for k, group in enumerate(groups) if group.featurizer is featurizer]
@@ -161,7 +175,7 @@ class TrainingStep:
             metrics.flops += TRAINING * self.formula.forward(inputs, [len(groups[k].codes) for k in where], together=False)
             memory = self.policy.encode(inputs)
             codes = torch.from_numpy(np.stack([groups[k].codes for k in where]))
-            for k, row in zip(where, self.policy.log_probs(memory, codes).sum(-1), strict=True):
+            for k, row in zip(where, self.policy.log_probs(memory, codes), strict=True):
                 rows[k] = row
         return torch.stack(rows)
 

@@ -88,9 +88,15 @@ class RlSettings(Section):
     """Groups trained per step at most, by all ranks."""
     max_outstanding: Positive = 64
     """Requests in flight, of all ranks; beyond it new ones are skipped and counted."""
+    objective: Literal["ecpo", "grpo", "gbpo"] = "ecpo"
+    """ECPO (OneRec technical report), GRPO without a KL term, or GBPO (OneRec-V2)."""
+    ratio_level: Literal["auto", "sequence", "token"] = "auto"
+    """Whether a ratio is of a whole semantic ID or of one level; ``auto`` is what the papers do, token for GBPO only."""
     eps: Annotated[float, Field(gt=0, lt=1)] = 0.2
     delta: Annotated[float, Field(ge=0)] = 0.1
     lambda_preference: Weight = 0.1
     lambda_format: Weight = 0.1
     format_samples: Annotated[int, Field(ge=0)] = 0
     """K of the format reward; 0 means round(5 G / 128)."""
+    format_select: Literal["random", "top"] = "random"
+    """How the K are drawn; ``top``, the most probable, is there for the ablation that advises against it."""

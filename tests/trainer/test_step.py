@@ -69,6 +69,24 @@ def test_a_fresh_group_has_ratio_one_and_moves_the_policy_towards_its_advantages
     assert np.corrcoef(change, group.advantages)[0, 1] > 0.3
 
 
+@pytest.mark.parametrize("objective", ["grpo", "ecpo", "gbpo"])
+def test_every_objective_moves_the_policy_towards_the_advantages(objective: str) -> None:
+    step = make_step()
+    reinforcement = step.settings.rl.model_copy(update={"objective": objective, "lambda_format": 0.0})
+    step = TrainingStep(step.policy, step.featurizer, step.settings.model_copy(update={"rl": reinforcement}))
+    group = rl(step.policy)
+    metrics = step.run([], [group], 0)
+    negative = group.advantages < 0
+    assert (metrics.mean_ratio == pytest.approx(1, abs=1e-5)) == (objective != "gbpo")
+    for k in range(1, 20):
+        step.run([], [group], k)
+    step.policy.eval()
+    memory = step.policy.encode(step.featurizer([group.context]))
+    after = step.policy.log_probs(memory, torch.from_numpy(group.codes)[None])[0].sum(-1).detach().numpy()
+    change = after - group.log_probs_old.sum(-1)
+    assert change[~negative].mean() > change[negative].mean()
+
+
 def test_a_step_is_a_function_of_state_samples_and_number() -> None:
     one, two = make_step(), make_step()
     group = rl(one.policy)
