@@ -20,6 +20,7 @@ import torch
 from common.context import DAY_MS
 from common.features import Featurizer
 from common.item_index import ItemIndex, snapshot_path
+from common.item_index.snapshot import FORMAT
 from common.policy import Policy, build_policy
 from common.policy.moe import Routing, max_violation
 from common.session_log import SessionLog
@@ -107,7 +108,7 @@ def make(plan: Plan, cache: Path, on_progress: Say) -> Path:
     """The folder under ``cache`` with the plan's log and item index, made now unless it is there already."""
     settings = Settings(seed=WORLD_SEED, simulator=plan.simulator, policy=PolicySettings(codes=plan.codes))
     told = settings.model_dump_json(include={"seed": True, "simulator": True, "tokenizer": True, "policy": {"codes"}})
-    folder = cache / f"sessions-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    folder = cache / f"sessions-{hashlib.sha256(f'{told} index {FORMAT}'.encode()).hexdigest()[:12]}"
     if not (folder / "log").exists():
         simulate(settings, folder / "log", on_progress)
     if not snapshot_path(folder / "index", FIRST_VERSION).exists():
