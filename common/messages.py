@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from enum import IntFlag
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -177,9 +177,11 @@ class RolloutRequest(Message):
 class Sampler(Part):
     """How candidates were generated."""
 
-    kind: str = "beam"
+    kind: Literal["beam", "sample"] = "beam"
     width: Annotated[int, Field(ge=1, le=4096)] = 512
     constrained: bool = False
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class RolloutGroup(Message):

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import xxhash
 
 from common.context import Context
 from common.item_index import IndexFollower
-from common.messages import NO_ITEM, RolloutGroup, RolloutRequest, Sampler
+from common.messages import NO_ITEM, RolloutGroup, RolloutRequest
 from common.parameter_channel import ChannelError, Follower
 from common.policy import build_policy, load_weights
 from common.settings import load_settings
 from rollout.engine import Candidates, GenerationEngine
-from rollout.groups import Origin, failed_group, scored_group
+from rollout.groups import Origin, failed_group, sampler_of, scored_group
 from rollout.reward_client import RewardClient, RewardError
 from rollout.run_folder import Endpoints
+from rollout.sampling import Truncation
 
 FIRST_VERSION_S = 120.0
 """How long a starting worker waits for the trainer's first parameter version."""
@@ -65,6 +67,7 @@ class RolloutWorker:
         self._indexes = IndexFollower(folder / "index")
         self._policy = build_policy(self.settings.policy).float()
         self._engines: dict[int, GenerationEngine] = {}
+        self._sampler = sampler_of(self.settings.rl)
         self._rewards = RewardClient(endpoints.reward)
         redis = self.settings.redis
         self._told: Counter[str] = Counter()
@@ -145,7 +148,8 @@ class RolloutWorker:
                 continue
             where = [k for k, request in enumerate(requests) if (request.index_version, request.tokenizer_version) == asked]
             contexts = [Context.from_message(requests[k].context) for k in where]
-            for k, candidates in zip(where, engine.generate(contexts), strict=True):
+            seeds = [xxhash.xxh3_64_intdigest(requests[k].request_id.encode()) >> 1 for k in where]
+            for k, candidates in zip(where, engine.generate(contexts, seeds), strict=True):
                 out[k] = candidates
         return out
 
@@ -160,13 +164,15 @@ class RolloutWorker:
         if index_version not in self._engines:
             held = self._indexes.held
             self._engines = {version: engine for version, engine in self._engines.items() if version in held}
-            self._engines[index_version] = GenerationEngine(self._policy, index, self.settings.rl.group_size)
+            rl = self.settings.rl
+            truncation = Truncation(rl.top_k, rl.top_p) if rl.candidates == "sample" else None
+            self._engines[index_version] = GenerationEngine(self._policy, index, rl.group_size, truncation=truncation)
         return self._engines[index_version]
 
     def _group(
         self, request: RolloutRequest, candidates: Candidates | None, generated_ms: float, deadline: float
     ) -> RolloutGroup:
-        origin = Origin(self.name, self.version, Sampler(width=self.settings.rl.group_size))
+        origin = Origin(self.name, self.version, self._sampler)
         if candidates is None:
             held = ", ".join(f"{version} of {index.tokenizer_version}" for version, index in self._indexes.held.items())
             wanted = f"item index {request.index_version} of tokenizer {request.tokenizer_version}"

@@ -78,11 +78,11 @@ def beam_search(policy: Policy, memory: Memory, width: int, trie: TensorTrie | N
         parent = flat // candidates.shape[-1]
         own = candidates.flatten(1).gather(1, flat)
         code = child_codes.flatten(1).gather(1, flat)
-        codes = torch.cat((_reorder(codes, parent), code.unsqueeze(-1)), -1)
-        log_probs = torch.cat((_reorder(log_probs, parent), own.unsqueeze(-1)), -1)
+        codes = torch.cat((reorder(codes, parent), code.unsqueeze(-1)), -1)
+        log_probs = torch.cat((reorder(log_probs, parent), own.unsqueeze(-1)), -1)
         if child_nodes is not None:
             nodes = child_nodes.flatten(1).gather(1, flat)
-        cache = [(_reorder(keys, parent), _reorder(values, parent)) for keys, values in cache]
+        cache = [(reorder(keys, parent), reorder(values, parent)) for keys, values in cache]
     return Beams(codes, log_probs)
 
 
@@ -90,7 +90,7 @@ def _all_codes(log_probs: Tensor) -> Tensor:
     return torch.arange(log_probs.shape[-1], device=log_probs.device).expand_as(log_probs)
 
 
-def _reorder(beams: Tensor, parent: Tensor) -> Tensor:
+def reorder(beams: Tensor, parent: Tensor) -> Tensor:
     """Rows of (R, B, …) picked by parent (R, W)."""
     rows = torch.arange(len(parent), device=parent.device).unsqueeze(1)
     return beams[rows, parent]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from common.context import Context
 from common.features import Featurizer
@@ -14,6 +16,7 @@ from common.item_index import ItemIndex
 from common.messages import NO_ITEM
 from common.policy import Policy
 from rollout.beam_search import TensorTrie, beam_search
+from rollout.sampling import Truncation, sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +34,43 @@ class Candidates:
 
 
 class GenerationEngine:
-    """Generates with the policy's current weights; swap weights only between two calls."""
+    """Generates with the policy's current weights; swap weights only between two calls.
 
-    def __init__(self, policy: Policy, index: ItemIndex, width: int, constrained: bool = False) -> None:
+    A beam search, free or constrained, or with ``truncation`` ``width`` free draws.
+    """
+
+    def __init__(
+        self, policy: Policy, index: ItemIndex, width: int, constrained: bool = False, truncation: Truncation | None = None
+    ) -> None:
+        assert not (constrained and truncation), "draws are free"
         self.policy = policy.eval()
         self.index = index
         self.width = width
         self.featurizer = Featurizer(policy.settings, index)
+        self.truncation = truncation
         self.trie = TensorTrie(index.trie, next(policy.parameters()).device) if constrained else None
 
     @torch.no_grad()
-    def generate(self, contexts: list[Context]) -> list[Candidates]:
-        """One beam search for all contexts. Constrained searches return fewer than ``width`` if items run out."""
+    def generate(self, contexts: list[Context], seeds: Sequence[int] = ()) -> list[Candidates]:
+        """One beam search for all contexts; constrained ones return fewer than ``width`` if items run out.
+
+        Draws need a seed for each context, on which alone they depend: not on the other contexts.
+        """
         device = next(self.policy.parameters()).device
         memory = self.policy.encode(self.featurizer(contexts).to(device))
-        beams = beam_search(self.policy, memory, self.width, self.trie)
+        if self.truncation:
+            beams = sample(self.policy, memory, self._uniforms(contexts, seeds).to(device), self.truncation)
+        else:
+            beams = beam_search(self.policy, memory, self.width, self.trie)
         all_codes, all_log_probs = beams.codes.cpu().numpy(), beams.log_probs.cpu().numpy()
         out = []
         for codes, log_probs in zip(all_codes, all_log_probs, strict=True):
             found = np.isfinite(log_probs).all(-1)
             out.append(Candidates(codes[found], log_probs[found], self.index.head_items(codes[found])))
         return out
+
+    def _uniforms(self, contexts: list[Context], seeds: Sequence[int]) -> Tensor:
+        shape = (self.width, self.policy.settings.levels)
+        return torch.stack(
+            [torch.rand(shape, generator=torch.Generator().manual_seed(s)) for _, s in zip(contexts, seeds, strict=True)]
+        )

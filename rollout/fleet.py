@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import metrics
-from common.messages import RolloutRequest, Sampler, decode
+from common.messages import RolloutRequest, decode
 from common.settings import load_settings
 from common.stream import (
     TOPICS,
@@ -35,7 +35,7 @@ from common.stream import (
     topic_name,
 )
 from rollout.actor import Answer
-from rollout.groups import Origin, failed_group
+from rollout.groups import Origin, failed_group, sampler_of
 from rollout.ledger import Ledger
 from rollout.pool import START_S, ActorPool, Outcome
 from rollout.ray_node import ray_node
@@ -225,7 +225,7 @@ class Fleet:
             return
         metrics.ROLLOUT_GROUPS_PRODUCED.labels("failure").inc()
         reason = f"gave up after {work.attempts} attempts: {reason}"
-        origin = Origin("fleet", max(0, *self.pool.versions.values()), Sampler(width=self.settings.rl.group_size))
+        origin = Origin("fleet", max(0, *self.pool.versions.values()), sampler_of(self.settings.rl))
         group = failed_group(work.request, origin, reason)
         self._answer(work, group.to_bytes())
         self._bury(work.record, reason)

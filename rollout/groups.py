@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.messages import NO_ITEM, RolloutGroup, RolloutRequest, Sampler
+from common.settings import RlSettings
 from rollout.engine import Candidates
 from rollout.reward_client import Scores
 
@@ -30,6 +31,13 @@ class Origin:
     actor: str
     parameter_version: int
     sampler: Sampler
+
+
+def sampler_of(rl: RlSettings) -> Sampler:
+    """What the settings say of how candidates are generated."""
+    if rl.candidates == "beam":
+        return Sampler(width=rl.group_size)
+    return Sampler(kind="sample", width=rl.group_size, top_k=rl.top_k, top_p=rl.top_p)
 
 
 def scored_group(

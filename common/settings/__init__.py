@@ -7,7 +7,7 @@ from common.settings.policy import LazySettings, MoeSettings, PolicySettings
 from common.settings.section import Positive, Rate, Section
 from common.settings.services import SimulatorSettings
 from common.settings.tokenizer import AlignmentSettings, OnlineSettings, RqVaeSettings, TokenizerSettings
-from common.settings.training import FilterSettings, TrainerSettings
+from common.settings.training import FilterSettings, RlSettings, TrainerSettings
 from common.settings.tree import PROFILES, Settings, SettingsError, load_settings, save_settings
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PolicySettings",
     "Positive",
     "Rate",
+    "RlSettings",
     "RqVaeSettings",
     "Section",
     "Settings",

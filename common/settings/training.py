@@ -84,6 +84,12 @@ class RlSettings(Section):
     rate: Share = 0.01
     """Share of users (by a hash of user and day) for whom rollouts are requested."""
     group_size: Annotated[int, Field(ge=2, le=2048)] = 512
+    candidates: Literal["beam", "sample"] = "beam"
+    """The best by beam search, or draws from the truncated policy."""
+    top_k: Positive = 100
+    """Of draws: the most probable codes of a level that may be drawn."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Of draws: the share of those codes' probability that may be drawn, most probable first."""
     groups_per_step: Positive = 4
     """Groups trained per step at most, by all ranks."""
     max_outstanding: Positive = 64
