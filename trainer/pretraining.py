@@ -22,10 +22,11 @@ from common.features import Featurizer
 from common.history import context_events
 from common.item_index import ItemIndex
 from common.messages import POSITIVE
-from common.policy import Policy
+from common.policy import Policy, gather_codes
 from common.policy.moe import Routing, balance, mixtures_of
 from common.session_log import SessionLog
 from common.settings import Settings
+from trainer.item_teacher import ItemTeacher
 from trainer.objectives import next_token_loss
 from trainer.optimizer import PolicyOptimizer, apply_gradients, build_optimizer
 from trainer.parallel import Ranks
@@ -194,6 +195,8 @@ class Fitter:
         self.policy, self.optimizer, self.featurizer, self.ranks = policy, optimizer, featurizer, ranks or Ranks()
         self.parameters, self.mixtures = list(policy.parameters()), mixtures_of(policy)
         self.clip = settings.trainer.clip_norm
+        share = settings.pretrain.item_distillation
+        self.teacher = ItemTeacher(policy, featurizer.index, share) if share else None
         # Dropout draws from one generator: several threads would draw in an order that no seed fixes.
         self.workers = 1 if policy.settings.dropout else settings.pretrain.workers
         self.pool = ThreadPoolExecutor(self.workers)
@@ -217,10 +220,12 @@ class Fitter:
         codes, mask = codes.to(device), mask.to(device)
         inputs = self.featurizer([sample.context for sample in samples]).to(device)
         with Routing() as routing:
-            log_probs = self.policy.session_log_probs(self.policy.encode(inputs), codes, mask)
+            memory = self.policy.encode(inputs)
+            logits = self.policy.session_logits(memory, codes, mask)
         share = mask.sum().item() / targets
-        loss = next_token_loss(log_probs, mask) * share
-        gradients = torch.autograd.grad(loss + routing.auxiliary_loss * share, self.parameters, allow_unused=True)
+        loss = next_token_loss(gather_codes(logits, codes), mask) * share
+        learned = loss if self.teacher is None else self.teacher.loss(memory, logits, codes, mask) * share
+        gradients = torch.autograd.grad(learned + routing.auxiliary_loss * share, self.parameters, allow_unused=True)
         return loss.item(), gradients, routing
 
     def close(self) -> None:

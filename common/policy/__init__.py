@@ -10,11 +10,11 @@ from torch import Tensor
 
 from common.policy.encoder_decoder import EncoderDecoder
 from common.policy.lazy_decoder import LazyDecoder
-from common.policy.policy import Memory, Policy
+from common.policy.policy import Memory, Policy, gather_codes
 from common.policy.session_decoder import SessionDecoder
 from common.settings import PolicySettings
 
-__all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "load_weights", "to_blob"]
+__all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "gather_codes", "load_weights", "to_blob"]
 
 ARCHITECTURES: dict[str, Callable[[PolicySettings], Policy]] = {
     "encoder_decoder": EncoderDecoder,

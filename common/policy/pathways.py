@@ -75,14 +75,15 @@ class EventEmbedding(nn.Module):
 
     def forward(self, e: EventFeatures) -> Tensor:
         """Event features (R, L) -> (R, L, self.width)."""
-        return torch.cat([*self._item(e), *(self._side(e) if self.settings.side_inputs else ())], -1)
+        return torch.cat([self.item(e.vid, e.sids), *(self._side(e) if self.settings.side_inputs else ())], -1)
 
-    def _item(self, e: EventFeatures) -> list[Tensor]:
-        parts = [self.vid(e.vid)] if self.settings.vid_input else []
+    def item(self, vid: Tensor, sids: Tensor) -> Tensor:
+        """Rows of the id table (…) and codes + 1 (…, K) of items -> what is known of them (…, item width)."""
+        parts = [self.vid(vid)] if self.settings.vid_input else []
         if self.settings.sid_input:
-            levels = self.codes.all_levels(e.sids)
+            levels = self.codes.all_levels(sids)
             parts.append(levels.flatten(-2) if self.side_by_side else levels.sum(-2))
-        return parts if self.side_by_side else [reduce(torch.add, parts)]
+        return torch.cat(parts, -1) if self.side_by_side else reduce(torch.add, parts)
 
     def _side(self, e: EventFeatures) -> list[Tensor]:
         tag = (self.tag(e.tags) * e.tag_weight.unsqueeze(-1)).sum(-2)

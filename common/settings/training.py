@@ -23,6 +23,9 @@ class PretrainSettings(Section):
     """Of the id tables: about how far a row's first update moves it; the n-th moves it by this over sqrt(n)."""
     warmup_share: Share = 0.02
     weight_decay: Weight = 0.01
+    item_distillation: Share = 0.0
+    """Share of each level's target that comes from a softmax over all items, which is learned beside the policy. Needs
+    ``policy.item_path``; costs an operation per target, item and dimension, so that it is for small catalogues."""
 
 
 class RewardSettings(Section):

@@ -64,6 +64,13 @@ class Settings(BaseSettings):
     simulator: SimulatorSettings = SimulatorSettings()
 
     @model_validator(mode="after")
+    def _a_teacher_has_its_path(self) -> Settings:
+        if self.pretrain.item_distillation and not self.policy.item_path:
+            share = self.pretrain.item_distillation
+            raise ValueError(f"pretrain.item_distillation must be 0 without policy.item_path, got {share}")
+        return self
+
+    @model_validator(mode="after")
     def _every_rank_has_a_part(self) -> Settings:
         ranks = self.trainer.ranks
         for name, value in (
