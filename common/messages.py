@@ -39,6 +39,7 @@ class Label(IntFlag):
 POSITIVE = Label.LIKE | Label.FOLLOW | Label.FORWARD | Label.COMMENT | Label.COLLECT | Label.LONG_VIEW
 """A positive event is an explicit interaction or a long view: what the positive-feedback pathway reads."""
 
+LogProb = Annotated[float, Field(le=1e-6, allow_inf_nan=False)]
 LabelBits = Annotated[int, Field(ge=0, lt=512)]
 
 
@@ -133,6 +134,8 @@ class Impression(Part):
     duration_ms: DurationMs = 0
     labels: LabelBits = 0
     tab: Annotated[int, Field(ge=0, lt=256)] = 0
+    generated: Annotated[list[LogProb], Field(max_length=5)] = []
+    """Log-probabilities, by level, with which the policy generated the item; empty if it came from somewhere else."""
 
 
 class Session(Message):
@@ -205,7 +208,7 @@ class RolloutGroup(Message):
     index_version: Annotated[int, Field(ge=1)]
     sampler: Sampler
     codes: list[list[Annotated[int, Field(ge=0)]]] = []
-    log_probs: list[list[Annotated[float, Field(le=1e-6, allow_inf_nan=False)]]] = []
+    log_probs: list[list[LogProb]] = []
     item_ids: list[Annotated[int, Field(ge=NO_ITEM)]] = []
     rewards: list[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None] = []
     failure: str = ""

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from common.context import Context, UserEvents
 from common.history import INITIAL, HistoryStore, context_events
 from common.item_index import ItemIndex
-from common.messages import Session, decode
+from common.messages import Label, Session, decode
 from common.session_log import SessionLog
 from common.settings import Settings
 from common.stream import Record, partition_of
+from trainer.duration_reward import PlayTimes, duration_bucket, play_ranks
 from trainer.frontier import Asked, Position
 from trainer.pretraining import load_user_logs, target_codes
 from trainer.record_buffer import Ranges
 from trainer.rl_users import DAY_MS, is_rl_user
 from trainer.session_filter import SessionFilter
-from trainer.step import SftSample
+from trainer.step import FeedbackSample, SftSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Batch:
     """What one step's records came to; ``counts`` by counter name."""
 
     samples: list[SftSample] = field(default_factory=list)
+    feedback: list[FeedbackSample] = field(default_factory=list)
     requests: list[RequestDraft] = field(default_factory=list)
     rejected: list[tuple[Record, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -111,12 +115,23 @@ def absorb(
 class BatchBuilder:
     """Turns records into a `Batch`, in an order that depends on the records alone: event time, partition, offset."""
 
-    def __init__(self, settings: Settings, index: ItemIndex, history: HistoryStore, session_filter: SessionFilter) -> None:
-        self.settings, self.index, self.history, self.session_filter = settings, index, history, session_filter
+    def __init__(
+        self,
+        settings: Settings,
+        index: ItemIndex,
+        history: HistoryStore,
+        session_filter: SessionFilter,
+        play_times: PlayTimes,
+    ) -> None:
+        self.settings, self.index, self.history = settings, index, history
+        self.session_filter, self.play_times = session_filter, play_times
         self.limit = context_events(settings.policy)
 
     def build(self, records: list[Record], ranges: Ranges) -> Batch:
-        """Absorb the records, filter their sessions, and make samples and requests of those that are kept."""
+        """Absorb the records, filter their sessions, and make samples and requests of those that are kept.
+
+        What users did with what they were shown is heeded of all sessions, if at all (``rl.lambda_feedback``).
+        """
         placed, rejected, duplicates = absorb(records, ranges, self.history, self.settings.stream.partitions)
         batch = Batch(rejected=rejected)
         batch.counts.update(
@@ -130,7 +145,30 @@ class BatchBuilder:
         for one in sorted(placed, key=lambda p: (p.session.time_ms, p.position)):
             if self.session_filter.keep(one.session.play_ms):
                 self._train_on(one, batch)
+            if self.settings.rl.lambda_feedback:
+                self._heed(one, batch)
         return batch
+
+    def _heed(self, placed: PlacedSession, batch: Batch) -> None:
+        impressions = placed.session.impressions
+        events = UserEvents.from_impressions(impressions)
+        base, fewest = self.settings.rl.duration_base, self.settings.rl.fewest_plays
+        bucket = duration_bucket(events.duration_ms, base)
+        rows = self.index.rows(events.item_id)
+        known = rows >= 0
+        if known.any():
+            context = context_for(self.history, placed.asked, placed.position, self.limit)
+            past = context.events
+            ranks = play_ranks(events.play_ms, bucket, past.play_ms, duration_bucket(past.duration_ms, base), fewest)
+            ranks = np.where(np.isnan(ranks), self.play_times.ranks(events.play_ms, bucket, fewest), ranks)
+            old = np.full((len(events), self.index.levels), np.nan, np.float32)
+            for k, impression in enumerate(impressions):
+                if len(impression.generated) == self.index.levels:
+                    old[k] = impression.generated
+            disliked = (events.labels & int(Label.DISLIKE)) > 0
+            codes = self.index.sids[rows[known]].astype(np.int64)
+            batch.feedback.append(FeedbackSample(context, codes, old[known], ranks[known], disliked[known]))
+        self.play_times.remember(events.play_ms, bucket)
 
     def _train_on(self, placed: PlacedSession, batch: Batch) -> None:
         session, asked = placed.session, placed.asked

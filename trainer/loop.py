@@ -56,7 +56,9 @@ class Trainer:
         self.indexes = opened.indexes
         self.journal, self.producer, self.publisher, self.statistics = journal, producer, publisher, statistics
         self.checkpoints = opened.folder / "checkpoints"
-        self.batches = BatchBuilder(self.settings, opened.indexes.current, opened.history, self.state.session_filter)
+        self.batches = BatchBuilder(
+            self.settings, opened.indexes.current, opened.history, self.state.session_filter, self.state.play_times
+        )
         self.snapshots = Snapshots(lambda version: policy_blob(self.checkpoints, version))
         self.judge = GroupJudge(opened, self.snapshots)
         self.first_seen_s: dict[Position, float] = {}
@@ -180,7 +182,7 @@ class Trainer:
         started = time.perf_counter()
         batch = self.batches.build(records, entry.ranges)
         groups = [judgement.sample for judgement in judgements if judgement.sample]
-        metrics = self.state.training.run(batch.samples, groups, entry.step)
+        metrics = self.state.training.run(batch.samples, groups, entry.step, batch.feedback)
         self.state.advance(entry, batch.counts)
         self.request_rollouts(batch.requests)
         self.reject(batch.rejected)

@@ -65,6 +65,8 @@ class TrainerMetrics:
             metrics.TRAINER_RL_LOSS.labels("format").set(step.format_loss)
             metrics.TRAINER_GRADIENT_NORM.labels("reinforcement").set(step.rl_grad_norm)
             metrics.TRAINER_CLIPPED_SHARE.set(step.clipped_share)
+        if step.feedback_positive + step.feedback_negative:
+            metrics.TRAINER_RL_LOSS.labels("feedback").set(step.feedback_loss)
         for judgement in judgements:
             _show_group(judgement, run)
 

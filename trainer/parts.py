@@ -1,7 +1,7 @@
 """A checkpoint of several ranks: their parts gathered into one, and each rank's part taken out of it.
 
 Weights and optimizer are the same on every rank. Positions and requests belong to the rank that owns their partition,
-session filters to their rank by name. Counters add up, and rank 0 carries the sum on.
+session filters and play times to their rank by name. Counters add up, and rank 0 carries the sum on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from trainer.checkpoint import Checkpoint, RunState
 from trainer.frontier import FrontierState
 from trainer.parallel import Ranks
 
-OWN = "filter."
-"""Names of tensors that each rank has of its own begin with this."""
+OWN = ("filter.", "plays.")
+"""Names of tensors that each rank has of its own begin with one of these."""
 
 
 def gathered(own: Checkpoint, ranks: Ranks) -> Checkpoint:

@@ -21,6 +21,7 @@ from common.settings import Settings
 from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_name
 from trainer.batches import absorb, load_initial_histories, warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
+from trainer.duration_reward import PLAY_TIMES, PlayTimes
 from trainer.frontier import Frontier
 from trainer.indexes import Indexes
 from trainer.journal import JournalEntry
@@ -63,6 +64,7 @@ class Run:
     identity: Identity
     training: TrainingStep
     session_filter: SessionFilter
+    play_times: PlayTimes
     frontier: Frontier
     staleness: Staleness
     step: int = 0
@@ -91,6 +93,7 @@ class Run:
         """
         tensors = {f"optimizer.{name}": tensor for name, tensor in self.training.state_dict().items()}
         tensors |= {f"filter.{name}": torch.from_numpy(array) for name, array in self.session_filter.state().items()}
+        tensors |= {f"plays.{name}": torch.from_numpy(array) for name, array in self.play_times.state().items()}
         state = RunState(
             step=self.step,
             identity=self.identity,
@@ -110,6 +113,7 @@ class Run:
         load_weights(self.training.policy, checkpoint.policy)
         self.training.load_state_dict(_under("optimizer.", checkpoint.trainer))
         self.session_filter.load_state({k: v.numpy() for k, v in _under("filter.", checkpoint.trainer).items()})
+        self.play_times.load_state({k: v.numpy() for k, v in _under("plays.", checkpoint.trainer).items()})
         self.frontier = Frontier.from_state(state.frontier)
         self.staleness = Staleness(self.staleness.max_lag, state.versions)
         self.step, self.index_version = state.step, state.indexes[-1]
@@ -194,7 +198,8 @@ def _newest(folder: Path, ranks: Ranks) -> Checkpoint | None:
 def _fresh_run(settings: Settings, indexes: Indexes, identity: Identity, ranks: Ranks) -> Run:
     policy = build_policy(settings.policy, settings.seed)
     training = TrainingStep(policy, Featurizer(settings.policy, indexes.current), settings, ranks)
-    return Run(identity, training, SessionFilter(settings.filter), Frontier(), Staleness(settings.sync.max_lag))
+    staleness = Staleness(settings.sync.max_lag)
+    return Run(identity, training, SessionFilter(settings.filter), PlayTimes(PLAY_TIMES), Frontier(), staleness)
 
 
 def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: SessionLog, indexes: Indexes) -> Checkpoint:

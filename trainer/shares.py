@@ -64,6 +64,9 @@ def merged(shares: list[Share]) -> Share:
         rl_grad_norm=max(m.rl_grad_norm for m in every),
         clipped_share=_mean([m.clipped_share for m in every], groups),
         mean_ratio=_mean([m.mean_ratio for m in every], groups),
+        feedback_loss=sum(m.feedback_loss for m in every),
+        feedback_positive=sum(m.feedback_positive for m in every),
+        feedback_negative=sum(m.feedback_negative for m in every),
         max_violation=max((m.max_violation for m in every if m.max_violation is not None), default=None),
         flops=sum(m.flops for m in every),
     )

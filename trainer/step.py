@@ -6,6 +6,7 @@ Shape legend: R contexts, T targets per context (padded), G candidates per group
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +21,16 @@ from common.policy.flops import TRAINING
 from common.policy.flops_formula import flops_formula
 from common.policy.moe import Routing, balance, mixtures_of
 from common.settings import Settings
+from trainer.duration_reward import shaped_advantages
 from trainer.gradients import gradient_norm
-from trainer.objectives import format_draw, format_loss, next_token_loss, preference_loss, preference_ratio
+from trainer.objectives import (
+    format_draw,
+    format_loss,
+    gradient_bounded_ratio,
+    next_token_loss,
+    preference_loss,
+    preference_ratio,
+)
 from trainer.optimizer import apply_gradients, build_optimizer
 from trainer.parallel import Ranks
 
@@ -49,6 +58,17 @@ class RlSample:
     legal: npt.NDArray[np.bool_]  # (G,)
 
 
+@dataclass(frozen=True, slots=True)
+class FeedbackSample:
+    """What a user did with the T items of one request that were shown."""
+
+    context: Context
+    codes: npt.NDArray[np.int64]  # (T, K)
+    log_probs_old: npt.NDArray[np.float32]  # (T, K) when the policy generated them; nan where another source did
+    ranks: npt.NDArray[np.float64]  # (T,) of the plays, see `trainer.duration_reward`; nan where there is none
+    negative: npt.NDArray[np.bool_]  # (T,) disliked
+
+
 @dataclass(slots=True)
 class StepMetrics:
     """What one step measured; losses are means over their samples, norms are taken before clipping."""
@@ -61,6 +81,9 @@ class StepMetrics:
     rl_grad_norm: float = 0.0
     clipped_share: float = 0.0
     mean_ratio: float = 0.0
+    feedback_loss: float = 0.0
+    feedback_positive: int = 0
+    feedback_negative: int = 0
     max_violation: float | None = None
     """Largest expert load over the mean, minus 1, in the worst mixture; None where none was trained on targets."""
     flops: int = 0
@@ -87,10 +110,12 @@ class TrainingStep:
         self.by_token = level == "token" or (level == "auto" and settings.rl.objective == "gbpo")
         self.format_samples = min(size, settings.rl.format_samples or max(1, round(5 * size / 128)))
 
-    def run(self, samples: list[SftSample], groups: list[RlSample], step: int) -> StepMetrics:
+    def run(
+        self, samples: list[SftSample], groups: list[RlSample], step: int, feedback: Sequence[FeedbackSample] = ()
+    ) -> StepMetrics:
         """One optimizer step; with nothing to train on, weights and optimizer stay as they are. Metrics are this rank's."""
         metrics = StepMetrics()
-        if not self.ranks.total(len(samples) + len(groups)):
+        if not self.ranks.total(len(samples) + len(groups) + len(feedback)):
             return metrics
         torch.manual_seed(self._seed(step))  # dropout, if any
         self.optimizer.zero_grad()
@@ -100,6 +125,8 @@ class TrainingStep:
             self._next_token(samples, targets, routings, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
+        if self.settings.rl.lambda_feedback:
+            self._heed(feedback, step, metrics)
         apply_gradients(self.optimizer, self.ranks, self.settings.trainer.clip_norm)
         metrics.max_violation = balance(self.mixtures, routings, self.ranks.sum)
         return metrics
@@ -145,9 +172,7 @@ class TrainingStep:
         # Divided by the constant, not by the groups at hand: arrival timing must not change a group's weight.
         loss = (rl.lambda_preference * preference + rl.lambda_format * form) / rl.groups_per_step
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        self._add(gradients)
         ratio = torch.stack(ratios)
         metrics.rl_grad_norm = float(gradient_norm(gradients))
         metrics.preference_loss = float(preference.detach()) / len(groups)
@@ -165,6 +190,47 @@ class TrainingStep:
         ratio = preference_ratio(rl.objective, now, old, advantage, rl.eps, rl.delta)
         ratios.append(ratio.detach())
         return preference_loss(rl.objective, ratio, advantage, rl.eps)
+
+    def _heed(self, feedback: Sequence[FeedbackSample], step: int, metrics: StepMetrics) -> None:
+        """Add the gradient of what users did with the items they were shown; a collective of all ranks.
+
+        By GBPO and by token, whatever the objective of rollouts is: the mean over all shown items, of all ranks. Those with
+        advantage 0, which are most, cost nothing.
+        """
+        shown, advantages = self._feedback_advantages(feedback, step)
+        chosen = [(sample, a) for sample, a in zip(feedback, advantages, strict=True) if a.any()]
+        if not chosen:
+            return
+        self.policy.eval()  # dropout off, as in `_reinforce`
+        codes, mask = pad_targets([sample.codes for sample, _ in chosen])
+        inputs = self.featurizer([sample.context for sample, _ in chosen])
+        metrics.flops += TRAINING * self.formula.forward(inputs, [len(a) for _, a in chosen], together=False)
+        now = self.policy.log_probs(self.policy.encode(inputs), codes)[mask]
+        old = torch.from_numpy(np.concatenate([sample.log_probs_old for sample, _ in chosen]))
+        old = torch.where(old.isnan(), now.detach(), old)
+        advantage = torch.from_numpy(np.concatenate([a for _, a in chosen])).unsqueeze(-1)
+        loss = -(gradient_bounded_ratio(now, old, advantage) * advantage).mean(-1).sum() / shown
+        self._add(torch.autograd.grad(self.settings.rl.lambda_feedback * loss, self.parameters, allow_unused=True))
+        metrics.feedback_loss = float(loss.detach())
+        metrics.feedback_positive = int((advantage > 0).sum())
+        metrics.feedback_negative = int((advantage < 0).sum())
+
+    def _feedback_advantages(
+        self, feedback: Sequence[FeedbackSample], step: int
+    ) -> tuple[int, list[npt.NDArray[np.float32]]]:
+        """How many items were shown to the users of all ranks, and the advantages of this rank's: a quartile is of all."""
+        own = np.concatenate([np.empty((2, 0)), *(np.stack([s.ranks, s.negative]) for s in feedback)], 1)
+        parts = [np.frombuffer(data).reshape(2, -1) for data in self.ranks.collect(own.tobytes())]
+        ranks, negative = np.concatenate(parts, 1)
+        rng = np.random.default_rng((self.settings.seed, step))
+        every = shaped_advantages(ranks, negative.astype(bool), rng)
+        mine = np.split(every, np.cumsum([part.shape[1] for part in parts[:-1]]))[self.ranks.rank]
+        return len(every), np.split(mine, np.cumsum([len(sample.ranks) for sample in feedback[:-1]])) if feedback else []
+
+    def _add(self, gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def _log_probs(self, groups: list[RlSample], metrics: StepMetrics) -> Tensor:
         """Log-probabilities (groups, G, K) by the present policy; one pass for the groups of each item index."""

@@ -105,6 +105,12 @@ class RlSettings(Section):
     delta: Annotated[float, Field(ge=0)] = 0.1
     lambda_preference: Weight = 0.1
     lambda_format: Weight = 0.1
+    lambda_feedback: Weight = 0.0
+    """Of reinforcement by what users did with the items they were shown, by GBPO; 0 leaves it out (OneRec-V2, section 4)."""
+    duration_base: Annotated[float, Field(gt=1)] = 2.0
+    """Plays are compared among videos whose durations, to this base, have the same whole logarithm."""
+    fewest_plays: Positive = 5
+    """With fewer plays of like videos of a user's own, a play is ranked among everybody's."""
     format_samples: Annotated[int, Field(ge=0)] = 0
     """K of the format reward; 0 means round(5 G / 128)."""
     format_select: Literal["random", "top"] = "random"

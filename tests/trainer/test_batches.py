@@ -10,6 +10,7 @@ from common.session_log import SessionLog
 from common.stream import Record, partition_of
 from tests.trainer.tiny_run import ITEMS, USERS, TinyRun, session, stream_sessions, tiny_index, tiny_settings
 from trainer.batches import Batch, BatchBuilder, absorb, load_initial_histories, warm_scores
+from trainer.duration_reward import PlayTimes
 from trainer.rl_users import is_rl_user
 from trainer.session_filter import SessionFilter
 
@@ -27,7 +28,7 @@ def record(offset: int, one: Session | bytes, partition: int = 0) -> Record:
 
 def build(history: HistoryStore, records: list[Record], *overrides: str) -> Batch:
     settings = tiny_settings("stream.partitions=1", *overrides)
-    builder = BatchBuilder(settings, tiny_index(), history, SessionFilter(settings.filter))
+    builder = BatchBuilder(settings, tiny_index(), history, SessionFilter(settings.filter), PlayTimes(100))
     return builder.build(records, {0: (history.end(0), records[-1].offset + 1)})
 
 
@@ -119,3 +120,27 @@ def test_initial_histories_then_the_warm_window_sit_before_the_stream(history: H
         assert events.item_id.tolist() == [1, 2, *own]
         assert history.profile(user) == {"age": user % 3}
     assert history.end(INITIAL) == 0
+
+
+def test_feedback_is_of_every_session_and_ranked_by_what_came_before(history: HistoryStore) -> None:
+    """One user watches the same length ever longer; the session filter's verdict does not matter."""
+    sessions = [session(n, 1 + n / 100, np.random.default_rng(n), user=3) for n in range(6)]
+    told = {"duration_ms": 20_000, "labels": 0, "generated": [-1.0, -2.0, -0.5]}
+    sessions = [
+        one.model_copy(
+            update={"impressions": [i.model_copy(update=told | {"play_ms": 1000 * (6 - n)}) for i in one.impressions]}
+        )
+        for n, one in enumerate(sessions)
+    ]
+    last = sessions[-1].impressions[0].model_copy(update={"labels": int(Label.DISLIKE), "generated": [], "play_ms": 9000})
+    sessions[-1] = sessions[-1].model_copy(update={"impressions": [last, *sessions[-1].impressions[1:]]})
+    records = [record(n, one) for n, one in enumerate(sessions)]
+    batch = build(history, records, "rl.lambda_feedback=0.1", "rl.fewest_plays=4", "filter.warmup=0")
+    assert len(batch.feedback) == 6 > len(batch.samples)
+    assert np.isnan(batch.feedback[0].ranks).all()
+    assert np.isnan(batch.feedback[1].ranks).all()  # three earlier plays are too few
+    assert [sample.ranks.tolist() for sample in batch.feedback[2:]] == [[0.0] * 3] * 3 + [[1.0, 0.0, 0.0]]
+    assert batch.feedback[5].negative.tolist() == [True, False, False]
+    assert np.isnan(batch.feedback[5].log_probs_old[0]).all()
+    assert batch.feedback[5].log_probs_old[1].tolist() == [-1.0, -2.0, -0.5]
+    assert not build(HistoryStore(history.path.with_name("other.sqlite")), records).feedback

@@ -16,6 +16,7 @@ from tests.trainer.test_record_buffer import ListReader
 from tests.trainer.tiny_run import grown_index, stream_sessions, tiny_index, tiny_settings
 from trainer.batches import BatchBuilder
 from trainer.checkpoint import CheckpointError, Identity
+from trainer.duration_reward import PlayTimes
 from trainer.frontier import Frontier
 from trainer.groups import GroupJudge, group_line
 from trainer.indexes import Indexes
@@ -64,11 +65,11 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     settings, index = tiny_settings("stream.partitions=1", "rl.rate=1", "sync.max_lag=1"), tiny_index()
     with HistoryStore(tmp_path / "history.sqlite") as history:
-        builder = BatchBuilder(settings, index, history, SessionFilter(settings.filter))
+        builder = BatchBuilder(settings, index, history, SessionFilter(settings.filter), PlayTimes(100))
         records = [Record(TOPIC, 0, n, 0, None, one.to_bytes(), []) for n, one in enumerate(stream_sessions(6))]
         draft = builder.build(records, {0: (0, 6)}).requests[3]
         training = TrainingStep(build_policy(settings.policy), Featurizer(settings.policy, index), settings)
-        run = Run(IDENTITY, training, builder.session_filter, Frontier(), Staleness(1, [0, 5]))
+        run = Run(IDENTITY, training, builder.session_filter, builder.play_times, Frontier(), Staleness(1, [0, 5]))
         run.frontier.request(draft.position, draft.asked)
         buffers = [RecordBuffer(ListReader([], {0: 0})) for _ in range(2)]
         endpoints = Endpoints(run="r", kafka="", prefix="p")

@@ -11,6 +11,7 @@ from common.policy import build_policy
 from common.policy.peak import peak
 from tests.trainer.test_checkpoint import IDENTITY
 from tests.trainer.tiny_run import tiny_index, tiny_settings
+from trainer.duration_reward import PlayTimes
 from trainer.frontier import Frontier
 from trainer.groups import Judgement
 from trainer.journal import SettledGroup
@@ -33,7 +34,7 @@ def value(name: str) -> float:
 def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_path: Path) -> None:
     settings = tiny_settings()
     training = TrainingStep(build_policy(settings.policy), Featurizer(settings.policy, tiny_index()), settings)
-    run = Run(IDENTITY, training, SessionFilter(settings.filter), Frontier(), Staleness(2, [0]))
+    run = Run(IDENTITY, training, SessionFilter(settings.filter), PlayTimes(10), Frontier(), Staleness(2, [0]))
     run.counters = Counter({"sessions.consumed": 100})
     consumed, stale = value("onerec_trainer_sessions_consumed_total"), value('onerec_trainer_groups_total{reason="stale"}')
     judgement = Judgement(SettledGroup(record=(0, 4), request=(1, 7), outcome="stale"))

@@ -12,7 +12,7 @@ from common.settings import PolicySettings, load_settings
 from rollout.engine import GenerationEngine
 from tests.factories import ARCHITECTURES, MIXED, TINY, make_context, make_index
 from trainer.parallel import Ranks
-from trainer.step import RlSample, SftSample, TrainingStep, autocast, pad_targets
+from trainer.step import FeedbackSample, RlSample, SftSample, TrainingStep, autocast, pad_targets
 
 SETTINGS = load_settings(
     "", ["rl.group_size=40", "trainer.learning_rate=0.01", "trainer.sparse_learning_rate=0.01"]
@@ -158,6 +158,71 @@ def test_a_step_reports_the_operations_of_its_samples_however_they_are_batched(s
     trainer = step.settings.trainer.model_copy(update={"micro_batch": 2})
     step.settings = step.settings.model_copy(update={"trainer": trainer})
     assert step.run(sft(), [group], 1).flops == 3 * expected
+
+
+def heeding(seed: int = 0) -> TrainingStep:
+    step = make_step(seed)
+    reinforcement = step.settings.rl.model_copy(update={"lambda_feedback": 1.0})
+    unclipped = step.settings.trainer.model_copy(update={"clip_norm": 1e9})
+    settings = step.settings.model_copy(update={"rl": reinforcement, "trainer": unclipped})
+    return TrainingStep(step.policy, step.featurizer, settings)
+
+
+def shown(ranks: list[float], negative: list[bool], seed: int = 0) -> FeedbackSample:
+    codes = make_index().sids[: len(ranks)].astype(np.int64)
+    unknown = np.full(codes.shape, np.nan, np.float32)
+    return FeedbackSample(make_context(8, seed), codes, unknown, np.array(ranks), np.array(negative))
+
+
+def log_probs(step: TrainingStep, sample: FeedbackSample) -> np.ndarray:
+    step.policy.eval()
+    with torch.no_grad():
+        memory = step.policy.encode(step.featurizer([sample.context]))
+        found: np.ndarray = step.policy.log_probs(memory, torch.from_numpy(sample.codes)[None])[0].numpy()
+    return found
+
+
+def test_feedback_raises_what_was_watched_long_and_lowers_what_was_disliked() -> None:
+    step, sample = heeding(), shown([0.9, 0.1, 0.2, 0.3], [False, True, False, False])
+    before = log_probs(step, sample).sum(-1)
+    metrics = step.run([], [], 0, [sample])
+    assert (metrics.feedback_positive, metrics.feedback_negative) == (1, 1)
+    for k in range(1, 10):
+        step.run([], [], k, [sample])
+    change = log_probs(step, sample).sum(-1) - before
+    assert change[0] > max(change[1:])
+    assert change[1] < min(change[[0, 2, 3]])
+
+
+def test_feedback_on_items_from_elsewhere_is_fine_tuning_on_the_positives() -> None:
+    """With pi_old = sg(pi) the gradient of a positive is that of its next-token loss, a level's mean and of all shown."""
+    step, other = heeding(), heeding()
+    sample = shown([0.9, 0.1, 0.2, 0.3], [False] * 4)
+    step.run([], [], 0, [sample])
+    other.run([SftSample(sample.context, sample.codes[:1])], [], 0)
+    for ours, theirs in zip(step.policy.parameters(), other.policy.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None and theirs.grad is not None:
+            torch.testing.assert_close(12 * ours.grad.to_dense(), theirs.grad.to_dense(), atol=1e-6, rtol=1e-4)
+
+
+def test_feedback_on_own_items_is_relative_to_the_logged_probability() -> None:
+    step = heeding()
+    sample = shown([0.9, 0.1, 0.2, 0.3], [False] * 4)
+    own = FeedbackSample(sample.context, sample.codes, log_probs(step, sample) + np.log(2), sample.ranks, sample.negative)
+    other = heeding()
+    step.run([], [], 0, [sample])
+    other.run([], [], 0, [own])
+    for ours, theirs in zip(step.policy.parameters(), other.policy.parameters(), strict=True):
+        if ours.grad is not None and theirs.grad is not None:
+            torch.testing.assert_close(theirs.grad.to_dense(), ours.grad.to_dense() / 2, atol=1e-7, rtol=1e-4)
+
+
+def test_without_ranks_and_dislikes_feedback_changes_nothing() -> None:
+    step = heeding()
+    before = to_blob(step.policy)
+    assert step.run([], [], 0, [shown([np.nan] * 3, [False] * 3)]).feedback_loss == 0
+    assert to_blob(step.policy) == before
 
 
 def test_nothing_to_train_on_changes_nothing() -> None:

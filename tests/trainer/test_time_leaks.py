@@ -20,6 +20,7 @@ from common.settings import PolicySettings, Settings, load_settings
 from common.stream import Record
 from tests.factories import ARCHITECTURES, make_index
 from trainer.batches import BatchBuilder, load_initial_histories
+from trainer.duration_reward import PlayTimes
 from trainer.pretraining import history_samples, load_user_logs, session_samples
 from trainer.session_filter import SessionFilter
 from trainer.step import SftSample
@@ -86,7 +87,7 @@ def samples(world: World, folder: Path, settings: Settings, index: ItemIndex) ->
     records = [Record("p.sessions", 0, n, 0, None, one.to_bytes(), []) for n, one in enumerate(streamed)]
     with HistoryStore(folder / "history.sqlite") as history:
         load_initial_histories(log, history, WARM_DAYS)
-        builder = BatchBuilder(settings, index, history, SessionFilter(settings.filter))
+        builder = BatchBuilder(settings, index, history, SessionFilter(settings.filter), PlayTimes(100))
         batch = builder.build(records, {0: (0, len(records))})
     requests = [SftSample(draft.context, np.zeros((1, 3), np.int64)) for draft in batch.requests]
     pretraining = history_samples(users, index, settings, np.random.default_rng(0)), session_samples(users, index, settings)
