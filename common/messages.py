@@ -254,10 +254,12 @@ class ScoreRequest(Message):
 
 
 class ScoreResponse(Message):
-    """P-Scores and tower probabilities (objective -> one value per item), and the model and index that gave them."""
+    """Each item's reward, P-Score and tower probabilities (by objective), and the model and index that gave them."""
 
     reward_version: str
     index_version: Annotated[int, Field(ge=1)]
+    rewards: list[float]
+    """What reinforcement learns from: the profile's terms combined, rules applied."""
     p_score: list[float]
     towers: dict[str, list[float]]
 

@@ -111,6 +111,8 @@ ROLLOUT_REFUSED_VERSIONS = _counter(
 
 REWARD_REQUESTS = _counter("onerec_reward_requests_total", "Scoring requests answered, by HTTP status code.", "code")
 REWARD_ITEMS_SCORED = _counter("onerec_reward_items_scored_total", "Items scored.")
+REWARD_INDUSTRIAL_SHARE = _gauge("onerec_reward_industrial_share_ratio", "Share of industrial items among those scored.")
+REWARD_INDUSTRIAL_ACTIVE = _gauge("onerec_reward_industrial_active_number", "1 while industrial items are dampened.")
 REWARD_SECONDS = _seconds("onerec_reward_request_seconds", "Time to answer a scoring request.")
 
 TOKENIZER_ITEMS = _counter(

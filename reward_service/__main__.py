@@ -1,6 +1,7 @@
 """``python -m reward_service --run-folder RUN``: serve the run's preference model on loopback until SIGTERM.
 
-Reads RUN/reward and RUN/index; writes RUN/ready/reward.json ({"url", "pid"}) once it answers, and removes it on the way out.
+Reads RUN/settings.json, RUN/reward and RUN/index. Writes RUN/ready/reward.json ({"url", "pid"}) once it answers, and
+removes it on the way out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pathlib import Path
 import torch
 import uvicorn
 
+from common.settings import load_settings
 from reward_service.app import create_app
+from reward_service.rewards import Rewards
 
 
 class ReadyServer(uvicorn.Server):
@@ -44,7 +47,8 @@ def serve(run_folder: Path, port: int) -> None:
         OSError: the port is taken.
     """
     torch.set_num_threads(1)
-    app = create_app(run_folder / "reward", run_folder / "index")
+    rewards = Rewards(load_settings(run_folder / "settings.json").reward)
+    app = create_app(run_folder / "reward", run_folder / "index", rewards)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))

@@ -24,6 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from common.messages import ScoreRequest
 from common.metrics import REWARD_ITEMS_SCORED, REWARD_REQUESTS, REWARD_SECONDS, render
 from reward_service.labels import OBJECTIVES
+from reward_service.rewards import Rewards
 from reward_service.scorer import GoneError, Scorer, UnknownItemError
 
 LOG = logging.getLogger("reward_service")
@@ -53,13 +54,15 @@ class Gate:
         self._pool.shutdown()
 
 
-def create_app(reward_folder: Path, index_folder: Path, threads: int = 2, max_in_flight: int = 64) -> FastAPI:
+def create_app(
+    reward_folder: Path, index_folder: Path, rewards: Rewards | None = None, /, *, threads: int = 2, max_in_flight: int = 64
+) -> FastAPI:
     """The service for the newest committed model and item index below two folders (``RUN/reward``, ``RUN/index``).
 
     Raises:
         ValueError: nothing committed there, or a damaged file.
     """
-    scorer = Scorer(reward_folder, index_folder)
+    scorer = Scorer(reward_folder, index_folder, rewards)
     gate = Gate(threads, max_in_flight)
 
     @asynccontextmanager

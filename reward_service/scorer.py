@@ -11,9 +11,11 @@ import torch
 from common.context import Context
 from common.item_index import IndexFollower
 from common.messages import ScoreRequest, ScoreResponse, UserContext
+from common.settings import RewardSettings
 from reward_service.artefact import load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.labels import OBJECTIVES
+from reward_service.rewards import Rewards
 
 
 class UnknownItemError(ValueError):
@@ -31,16 +33,21 @@ class GoneError(LookupError):
 class Scorer:
     """A frozen preference model and the index snapshots it answers for. Safe to call from several threads."""
 
-    def __init__(self, reward_folder: Path, index_folder: Path) -> None:
-        """Load the newest committed model and the newest two snapshots of the folders.
+    def __init__(self, reward_folder: Path, index_folder: Path, rewards: Rewards | None = None) -> None:
+        """Load the newest committed model and the newest two snapshots of the folders. By default the reward is the P-Score.
 
         Raises:
             ValueError: nothing committed there, a damaged file, or an index of another tokenizer than the model's.
         """
         artefact = load_artefact(reward_folder)
         self.model, self.card = artefact.model, artefact.card
+        self._rewards = rewards or Rewards(RewardSettings())
         self._indexes = IndexFollower(index_folder)
-        self._check_tokenizer(index_folder)
+        try:
+            self._check_tokenizer(index_folder)
+        except ValueError:
+            self._indexes.close()
+            raise
         self._lock = threading.Lock()
         self._builders: dict[int, InputBuilder] = {}
 
@@ -50,7 +57,7 @@ class Scorer:
         return list(self._indexes.held)
 
     def score(self, request: ScoreRequest) -> ScoreResponse:
-        """P-Score and tower probabilities of every item, in the order of the request.
+        """Reward, P-Score and tower probabilities of every item, in the order of the request.
 
         Raises:
             GoneError: the index version is not held.
@@ -70,8 +77,13 @@ class Scorer:
         if not (p.isfinite().all() and towers.isfinite().all()):
             raise ArithmeticError(f"model {self.card.version} gave a score that is not finite")
         columns = {x: towers[:, k].tolist() for k, x in enumerate(OBJECTIVES)}
+        p_score = p.tolist()
         return ScoreResponse(
-            reward_version=self.card.version, index_version=request.index_version, p_score=p.tolist(), towers=columns
+            reward_version=self.card.version,
+            index_version=request.index_version,
+            rewards=self._rewards(columns | {"p_score": p_score}, builder.index, rows).tolist(),
+            p_score=p_score,
+            towers=columns,
         )
 
     def warm_up(self) -> None:

@@ -73,7 +73,7 @@ class RewardClient:
             ]
             versions = {part.reward_version for part in parts}
             if len(versions) == 1:
-                return Scores(versions.pop(), [reward for part in parts for reward in part.p_score])
+                return Scores(versions.pop(), [reward for part in parts for reward in part.rewards])
         raise RewardError(f"{self.name} changed its version within one group {self._attempts} times: {sorted(versions)}")
 
     def close(self) -> None:
@@ -114,12 +114,12 @@ class RewardClient:
             response = ScoreResponse.model_validate_json(reply.content)
         except ValidationError as error:
             raise RewardError(f"{self.name} answered something else than scores: {error.error_count()} errors") from None
-        if len(response.p_score) != items or not response.reward_version:
+        if len(response.rewards) != items or not response.reward_version:
             raise RewardError(
-                f"{self.name} answered {len(response.p_score)} scores for {items} items ({response.reward_version!r})"
+                f"{self.name} answered {len(response.rewards)} rewards for {items} items ({response.reward_version!r})"
             )
-        if not all(math.isfinite(score) and score >= 0 for score in response.p_score):
-            raise RewardError(f"{self.name} answered a score that is not a finite number >= 0")
+        if not all(math.isfinite(reward) and reward >= 0 for reward in response.rewards):
+            raise RewardError(f"{self.name} answered a reward that is not a finite number >= 0")
         return response
 
 

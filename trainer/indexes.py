@@ -27,8 +27,12 @@ class Indexes:
         self._folder, self._policy = folder, policy
         self._follower = IndexFollower(folder, versions[0] if versions else min(committed(folder), default=None))
         self._featurizers: dict[int, Featurizer] = {}
-        for version in versions[1:]:
-            self.go_to(version)
+        try:
+            for version in versions[1:]:
+                self.go_to(version)
+        except ValueError:
+            self._follower.close()
+            raise
 
     @property
     def current(self) -> ItemIndex:

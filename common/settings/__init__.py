@@ -7,19 +7,21 @@ from common.settings.policy import LazySettings, MoeSettings, PolicySettings
 from common.settings.section import Positive, Rate, Section
 from common.settings.services import SimulatorSettings
 from common.settings.tokenizer import AlignmentSettings, OnlineSettings, RqVaeSettings, TokenizerSettings
-from common.settings.training import FilterSettings, RlSettings, TrainerSettings
+from common.settings.training import FilterSettings, IndustrialSettings, RewardSettings, RlSettings, TrainerSettings
 from common.settings.tree import PROFILES, Settings, SettingsError, load_settings, save_settings
 
 __all__ = [
     "PROFILES",
     "AlignmentSettings",
     "FilterSettings",
+    "IndustrialSettings",
     "LazySettings",
     "MoeSettings",
     "OnlineSettings",
     "PolicySettings",
     "Positive",
     "Rate",
+    "RewardSettings",
     "RlSettings",
     "RqVaeSettings",
     "Section",

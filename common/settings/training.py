@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.settings.section import Positive, Rate, Section, Share, Weight
 
@@ -28,6 +28,21 @@ class PretrainSettings(Section):
     ``policy.item_path``; costs an operation per target, item and dimension, so that it is for small catalogues."""
 
 
+class IndustrialSettings(Section):
+    """Less reward for items that serve reach rather than users, while too many of them are generated."""
+
+    tags: list[Annotated[int, Field(ge=0)]] = Field(default=[])
+    """An item with one of these is of the kind; none turns the rule off."""
+    share_limit: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of the generated legal items."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Alpha: what is left of the reward."""
+    band: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """The rule ends when the share is below the limit by this share of it."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the share's exponential mean, per request."""
+
+
 class RewardSettings(Section):
     """The preference model (OneRec technical report, section 2.4.1)."""
 
@@ -38,6 +53,15 @@ class RewardSettings(Section):
     learning_rate: Rate = 2e-3
     max_weight: Weight = 20.0
     """Objective weights are 1 / prevalence, clipped here."""
+    terms: dict[Literal["p_score", "ctr", "lvtr", "vtr", "ltr", "wtr", "cmtr"], Weight] = Field(default={"p_score": 1.0})
+    """The reward is the mean of these by their weights."""
+    industrial: IndustrialSettings = IndustrialSettings()
+
+    @model_validator(mode="after")
+    def _rewards_something(self) -> RewardSettings:
+        if not any(self.terms.values()):
+            raise ValueError(f"reward.terms must name a term with a weight above 0, got {self.terms}")
+        return self
 
 
 class FilterSettings(Section):

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from common.settings import Settings, save_settings
 from tests.reward_service.test_app import request_of
 
 PATIENCE_S = 60.0
@@ -56,6 +57,7 @@ def test_the_process_becomes_ready_scores_and_stops_on_sigterm(run_folder: Path)
 
 
 def test_a_run_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
+    save_settings(Settings(), tmp_path / "settings.json")
     process = start(tmp_path)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1

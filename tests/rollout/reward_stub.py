@@ -76,7 +76,8 @@ class RewardStub:
         scores = ScoreResponse(
             reward_version=reply.version,
             index_version=request.index_version,
-            p_score=scores_of(request.item_ids),
+            rewards=scores_of(request.item_ids),
+            p_score=[],
             towers={},
         )
         body = reply.body or (scores.to_bytes() if reply.status == 200 else b"scripted failure")

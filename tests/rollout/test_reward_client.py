@@ -90,14 +90,25 @@ def test_the_budget_bounds_a_service_that_hangs(client_of: ClientOf) -> None:
         stub.release()
 
 
+def body_of(**changes: object) -> bytes:
+    whole = {"reward_version": "v", "index_version": 1, "rewards": [0.5, 0.5], "p_score": [0.5, 0.5], "towers": {}}
+    return json.dumps(whole | changes).encode()
+
+
+def test_a_whole_answer_is_taken(client_of: ClientOf) -> None:
+    with RewardStub(script=[Reply(body=body_of(rewards=[0.1, 0.2]))]) as stub:
+        assert client_of(stub.url).score(CONTEXT, [1, 2], index_version=1).rewards == [0.1, 0.2]
+
+
 @pytest.mark.parametrize(
     "body",
     [
         b"not json",
-        json.dumps({"reward_version": "v", "p_score": [0.5], "towers": {}}).encode(),
-        json.dumps({"reward_version": "v", "p_score": [0.5, -1.0], "towers": {}}).encode(),
-        b'{"reward_version": "v", "p_score": [0.5, NaN], "towers": {}}',
-        json.dumps({"reward_version": "", "p_score": [0.5, 0.5], "towers": {}}).encode(),
+        body_of(rewards=[0.5]),
+        body_of(rewards=[0.5, -1.0]),
+        body_of(rewards=[0.5, float("nan")]),
+        body_of(rewards=[0.5, None]),
+        body_of(reward_version=""),
     ],
 )
 def test_nonsense_is_an_error_and_never_a_score(body: bytes, client_of: ClientOf) -> None:
