@@ -1,18 +1,12 @@
-"""Runs the arms of a comparison, each with every seed, and keeps what is finished so that an interrupted run goes on.
+"""The arms of a comparison by next-token loss: policies trained in one pass on the same simulated sessions.
 
-As many at a time as there are cores, in processes of one thread each. An arm's figures are one line of ``NAME.jsonl`` in
-the cache folder, written when it has finished; they count for a later run if plan and arm are the same.
+Finished ones are kept in ``NAME.jsonl`` in the cache folder; they count for a later run if plan and arm are the same.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -22,26 +16,20 @@ import numpy as np
 import torch
 
 from benchmarks.harness import commit
+from benchmarks.runs import Kept, KeptRun, all_runs, key_of
 from benchmarks.simulated_sessions import Arm, Plan, Say, Sessions, judge, make, read, train
 from common.policy import build_policy
 from common.policy.audit import nominal_size
-from common.settings import Section
-from deploy.local.leash import tie
 from rollout.evaluation import paired_bootstrap
 
-SEEDS = (0, 1, 2)
 POINTS = 50
 """Of a stored curve: means over as many equal stretches of the steps."""
 RESAMPLES = 1000
 
 
-class Outcome(Section):
+class Outcome(KeptRun):
     """One arm with one seed."""
 
-    key: str
-    """Digest of plan and arm."""
-    arm: str
-    seed: int
     size: int
     """Parameters without the id tables."""
     loss_per_level: list[float]
@@ -53,8 +41,6 @@ class Outcome(Section):
     violation: list[float]
     """Worst mixture's violation of a batch, `POINTS` means; empty without mixtures."""
     held_out_violation: float | None
-    seconds: float
-    commit: str
 
     @property
     def loss(self) -> float:
@@ -85,13 +71,16 @@ def run_arms(
     module.
     """
     folder = make(plan, cache, on_progress)
-    kept = Kept(cache / f"{name}.jsonl")
-    missing = [(arm, seed) for seed in seeds for arm in arms if kept.get(plan, arm, seed) is None]
-    on_progress(f"{len(missing)} of {len(arms) * len(seeds)} runs to do; finished ones are kept in {kept.path}")
-    for outcome in _finished(partial(run_one, plan, folder, on_progress), missing, workers):
-        kept.add(outcome)
-        on_progress(f"{outcome.arm}, seed {outcome.seed}: held-out loss {outcome.loss:.4f}, {outcome.seconds / 60:.1f} min")
-    return {arm.name: [kept.of(plan, arm, seed) for seed in seeds] for arm in arms}
+    return all_runs(
+        Kept(cache / f"{name}.jsonl", Outcome),
+        arms,
+        seeds,
+        partial(key_of, plan),
+        partial(run_one, plan, folder, on_progress),
+        lambda one: f"held-out loss {one.loss:.4f}",
+        on_progress,
+        workers,
+    )
 
 
 def run_one(plan: Plan, folder: Path, on_progress: Say, arm: Arm, seed: int) -> Outcome:
@@ -101,7 +90,7 @@ def run_one(plan: Plan, folder: Path, on_progress: Say, arm: Arm, seed: int) -> 
     policy, course = train(arm, seed, plan, sessions, on_progress)
     held_out = judge(policy, sessions)
     return Outcome(
-        key=_key(plan, arm),
+        key=key_of(plan, arm),
         arm=arm.name,
         seed=seed,
         size=nominal_size(policy),
@@ -113,37 +102,6 @@ def run_one(plan: Plan, folder: Path, on_progress: Say, arm: Arm, seed: int) -> 
         seconds=time.monotonic() - began,
         commit=commit(),
     )
-
-
-class Kept:
-    """The finished arms in a file of JSON lines. A line that a crash cut short is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            path.write_bytes(whole)
-        found = [Outcome.model_validate_json(line) for line in whole.splitlines()]
-        self._by_key = {(outcome.key, outcome.seed): outcome for outcome in found}
-
-    def get(self, plan: Plan, arm: Arm, seed: int) -> Outcome | None:
-        """What is there of an arm and seed under this very plan."""
-        return self._by_key.get((_key(plan, arm), seed))
-
-    def of(self, plan: Plan, arm: Arm, seed: int) -> Outcome:
-        """What must be there."""
-        return self._by_key[_key(plan, arm), seed]
-
-    def add(self, outcome: Outcome) -> None:
-        """Keep one more, on disk when this returns."""
-        with self.path.open("a") as file:
-            file.write(outcome.model_dump_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._by_key[outcome.key, outcome.seed] = outcome
 
 
 def size_of(arm: Arm) -> int:
@@ -175,30 +133,9 @@ def spread(values: Iterable[float]) -> float:
     return ordered[-1] - ordered[0]
 
 
-def _finished(run: partial[Outcome], todo: list[tuple[Arm, int]], workers: int | None) -> Iterator[Outcome]:
-    workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
-    if workers <= 1:
-        yield from (run(arm, seed) for arm, seed in todo)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, _begin, (os.getpid(),)) as pool:
-        for future in as_completed([pool.submit(run, arm, seed) for arm, seed in todo]):
-            yield future.result()
-
-
-def _begin(parent: int) -> None:
-    tie(parent)
-    torch.set_num_threads(1)
-
-
 @lru_cache(maxsize=1)
 def _sessions(plan: Plan, folder: Path) -> Sessions:
     return read(plan, folder)
-
-
-def _key(plan: Plan, arm: Arm) -> str:
-    told = json.dumps([plan.model_dump(), arm.model_dump()], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _means(values: list[float]) -> list[float]:

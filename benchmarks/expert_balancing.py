@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arms import SEEDS, Outcome, Outcomes, lower_loss, mean_loss, run_arms, spread
+from benchmarks.arms import Outcome, Outcomes, lower_loss, mean_loss, run_arms, spread
 from benchmarks.harness import BenchResult, Claim
+from benchmarks.runs import SEEDS
 from benchmarks.simulated_sessions import Arm, Plan, Say, compact
 
 NAME = "expert-balancing"

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arms import SEEDS, Outcomes, run_arms
+from benchmarks.arms import Outcomes, run_arms
 from benchmarks.harness import BenchResult, Claim
+from benchmarks.runs import SEEDS
 from benchmarks.simulated_sessions import Arm, Plan, Say, compact
 from common.policy.flops import count_flops, training_flops_per_target
 from common.settings import SimulatorSettings

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-from benchmarks.arms import SEEDS, Outcomes, lower_loss, mean_loss, run_arms, size_of
+from benchmarks.arms import Outcomes, lower_loss, mean_loss, run_arms, size_of
 from benchmarks.harness import BenchResult, Claim
+from benchmarks.runs import SEEDS
 from benchmarks.simulated_sessions import Arm, Plan, Say, compact
 
 Floats = npt.NDArray[np.float64]

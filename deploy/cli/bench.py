@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,7 +47,7 @@ def bench(
     """Measure one claim on this machine: ours beside a rival's."""
     known = claims()
     if list_all:
-        Console().print(_grid(known.items()))
+        Console().print(figures_table(known.items()))
         return
     if name not in known:
         raise ValueError(f"benchmark {name!r} does not exist; benchmarks: {', '.join(known) or 'none'}")
@@ -64,10 +65,10 @@ def bench(
     Console().print(result_table(result))
 
 
-def claims() -> dict[str, str]:
-    """Name -> claim (first line of the docstring) of every benchmark, by name; nothing is imported for it."""
+def claims(package: ModuleType = benchmarks) -> dict[str, str]:
+    """Name -> claim (first line of the docstring) of a package's runnable modules, by name; nothing is imported for it."""
     found: dict[str, str] = {}
-    for folder in map(Path, benchmarks.__path__):
+    for folder in map(Path, package.__path__):
         for module in pkgutil.iter_modules([str(folder)]):
             tree = ast.parse((folder / f"{module.name}.py").read_text())
             if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body):
@@ -90,12 +91,13 @@ def result_table(result: BenchResult) -> Table:
     ]
     told = map(Claim.model_validate, result.details.get("claims", []))
     rows += [("holds" if claim.holds else "FAILS", claim.claim) for claim in told]
-    table = _grid(rows)
+    table = figures_table(rows)
     table.title, table.title_justify = result.name, "left"
     return table
 
 
-def _grid(rows: Iterable[tuple[str, str]]) -> Table:
+def figures_table(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and texts, one row each."""
     table = Table(show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()

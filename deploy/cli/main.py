@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import bench, data, evaluate, loop, tokenize, workers
+from deploy.cli import bench, data, evaluate, experiment, loop, tokenize, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -24,6 +24,7 @@ evaluate.register(app)
 tokenize.register(app)
 workers.register(app)
 bench.register(app)
+experiment.register(app)
 
 
 def main() -> None:

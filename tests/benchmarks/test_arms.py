@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from benchmarks import arms as bench
-from benchmarks.arms import Kept, Outcome, lower_loss, run_arms, size_of
+from benchmarks.arms import Outcome, lower_loss, run_arms, size_of
+from benchmarks.runs import Kept, key_of
 from benchmarks.simulated_sessions import Arm, Plan, Say, compact, judge, make, read, train
 from common.features import Featurizer
 from common.policy import build_policy
@@ -117,11 +118,11 @@ def test_an_interrupted_run_goes_on_where_it_was(cache: Path, monkeypatch: pytes
 
 def test_what_was_kept_counts_for_the_same_plan_and_arm_alone(cache: Path) -> None:
     run_arms("kept", PLAN, [ARM], (0,), cache, lambda _: None, workers=1)
-    kept = Kept(cache / "kept.jsonl")
-    assert kept.get(PLAN, ARM, 0) is not None
-    assert kept.get(PLAN, ARM, 1) is None
-    assert kept.get(PLAN.model_copy(update={"targets": 4}), ARM, 0) is None
-    assert kept.get(PLAN, ARM.model_copy(update={"learning_rate": 2e-3}), 0) is None
+    kept = Kept(cache / "kept.jsonl", Outcome)
+    assert kept.get(key_of(PLAN, ARM), 0) is not None
+    assert kept.get(key_of(PLAN, ARM), 1) is None
+    assert kept.get(key_of(PLAN.model_copy(update={"targets": 4}), ARM), 0) is None
+    assert kept.get(key_of(PLAN, ARM.model_copy(update={"learning_rate": 2e-3})), 0) is None
 
 
 @pytest.mark.slow

@@ -1,0 +1,120 @@
+"""The world that all arms of an experiment share: simulated sessions, true rewards, a preference model, users to judge by.
+
+Everything is made once below a cache folder. Shape legend: U users judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.simulated_sessions import Plan, Say, Sessions, make, read
+from common.context import Context
+from common.item_index import ItemIndex
+from common.messages import NO_ITEM
+from common.session_log import SessionLog
+from common.settings import Settings
+from deploy.data.simulator_world import World
+from reward_service.artefact import Artefact, load_artefact
+from reward_service.inputs import InputBuilder, Requests, Targets
+from reward_service.training import train_preference_model
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class RewardSource(Protocol):
+    """What scores candidates."""
+
+    def __call__(self, context: Context, item_ids: Ints) -> Floats:
+        """A reward of each item for the user of a context."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrueReward:
+    """What the simulated users really think, on one day; an item's row in the world is its id, and so is a user's."""
+
+    world: World
+    day: int
+
+    def __call__(self, context: Context, item_ids: Ints) -> Floats:
+        """Expected rewards in 0..1."""
+        return np.asarray(self.world.expected_reward(context.user_id, item_ids, self.day), np.float64)
+
+
+class LearnedReward:
+    """The P-Score of a preference model."""
+
+    def __init__(self, artefact: Artefact, index: ItemIndex) -> None:
+        self.model, self.shape = artefact.model, artefact.card.shape
+        self.builder = InputBuilder(self.shape, index)
+
+    @torch.inference_mode()
+    def __call__(self, context: Context, item_ids: Ints) -> Floats:
+        """P-Scores in 0..1."""
+        rows = self.builder.index.rows(item_ids)
+        targets = Targets(np.zeros(len(rows), np.int64), rows, np.full(len(rows), context.tab, np.int64))
+        p: Floats = self.model(self.builder(Requests.of_context(context, self.shape), targets)).p.sigmoid().double().numpy()
+        return p
+
+
+@dataclass(frozen=True, eq=False)
+class Laboratory:
+    """A plan's sessions and what is known of their world."""
+
+    plan: Plan
+    folder: Path
+    sessions: Sessions
+
+    @staticmethod
+    def open(plan: Plan, cache: Path, on_progress: Say) -> Laboratory:
+        """The laboratory of a plan, made now unless it is there already."""
+        folder = make(plan, cache, on_progress)
+        laboratory = Laboratory(plan, folder, read(plan, folder))
+        if not (folder / "reward").exists():
+            settings = Settings()
+            log = SessionLog.open(folder / "log")
+            train_preference_model(log, laboratory.index, settings, folder, laboratory.day, on_progress)
+        return laboratory
+
+    @property
+    def index(self) -> ItemIndex:
+        """The item index, made without the held-out day."""
+        return self.sessions.index
+
+    @property
+    def day(self) -> int:
+        """The held-out day."""
+        return self.plan.simulator.days - self.plan.simulator.days // 4 - 1
+
+    @cached_property
+    def truth(self) -> TrueReward:
+        """The true reward on the held-out day."""
+        return TrueReward(World.load(self.folder / "log"), self.day)
+
+    @cached_property
+    def learned(self) -> LearnedReward:
+        """The preference model of the days before."""
+        return LearnedReward(load_artefact(self.folder / "reward"), self.index)
+
+    def users(self, most: int) -> list[Context]:
+        """Every user's first held-out request, by ascending user id; of more than ``most`` users, evenly spaced ones."""
+        first: dict[int, Context] = {}
+        for sample in self.sessions.held_out:
+            first.setdefault(sample.context.user_id, sample.context)
+        contexts = [first[user] for user in sorted(first)]
+        chosen = np.linspace(0, len(contexts) - 1, min(most, len(contexts))).astype(np.int64)
+        return [contexts[k] for k in chosen]
+
+
+def rewards_of(source: RewardSource, context: Context, item_ids: Ints) -> list[float | None]:
+    """One reward per candidate, None where it is no item."""
+    legal = item_ids != NO_ITEM
+    found = iter(source(context, item_ids[legal]).tolist() if legal.any() else ())
+    return [next(found) if is_legal else None for is_legal in legal.tolist()]

@@ -1,0 +1,216 @@
+"""The laboratory, the loop without its processes, and every experiment's verdict, at a scale of seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from benchmarks.harness import Claim
+from benchmarks.runs import key_of
+from benchmarks.simulated_sessions import compact
+from common.policy import to_blob
+from common.settings import RlSettings
+from deploy.experiments import tr06, tr09, tr10, tr11, tr12, tr13, tr15
+from deploy.experiments.judgement import LIST, LIST_WIDTH, judge
+from deploy.experiments.laboratory import Laboratory, rewards_of
+from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
+from deploy.experiments.trials import START, Design, Judging, Trial, Trials, higher, run_trials
+from rollout.engine import GenerationEngine
+from tests.benchmarks.small_arms import PLAN, SMALL
+
+RL = RlSettings(group_size=16, lambda_preference=1.0, lambda_format=0.5, format_samples=4)
+DESIGN = Design(
+    plan=PLAN,
+    start=Start(policy=compact(8, **SMALL), steps=60, batch=8, learning_rate=3e-3),
+    schedule=Schedule(steps=12, batch=8, groups=2, publish_every=4, learning_rate=1e-3),
+    judging=Judging(users=12, widths=[2, 8]),
+)
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("experiments")
+
+
+@pytest.fixture(scope="module")
+def laboratory(cache: Path) -> Laboratory:
+    return Laboratory.open(PLAN, cache, lambda _: None)
+
+
+def test_users_are_judged_at_their_first_held_out_request(laboratory: Laboratory) -> None:
+    contexts = laboratory.users(12)
+    users = [context.user_id for context in contexts]
+    assert users == sorted(set(users))
+    assert len(users) == 12
+    first: dict[int, int] = {}
+    for sample in laboratory.sessions.held_out:
+        first.setdefault(sample.context.user_id, sample.context.time_ms)
+    assert [context.time_ms for context in contexts] == [first[user] for user in users]
+
+
+def test_both_rewards_score_items_and_nothing_else(laboratory: Laboratory) -> None:
+    context, items = laboratory.users(1)[0], laboratory.index.item_ids[:5].copy()
+    items[2] = -1
+    for source in (laboratory.truth, laboratory.learned):
+        rewards = rewards_of(source, context, items)
+        assert rewards[2] is None
+        scored = [reward for reward in rewards if reward is not None]
+        assert len(scored) == 4
+        assert all(0 < reward < 1 for reward in scored)
+        assert len(set(scored)) > 1
+    world = laboratory.truth.world
+    assert rewards_of(laboratory.truth, context, items)[0] == pytest.approx(
+        float(world.expected_reward(context.user_id, int(items[0]), laboratory.day))
+    )
+
+
+def test_batches_go_through_all_sessions_pass_after_pass(laboratory: Laboratory) -> None:
+    samples = laboratory.sessions.training[:20]
+    taken = [id(sample) for batch in batches(samples, 5, 8, seed=3) for sample in batch]
+    assert sorted(taken[:20]) == sorted(taken[20:]) == sorted(map(id, samples))
+    assert taken[:20] != taken[20:]
+
+
+@pytest.mark.parametrize("candidates", ["beam", "sample"])
+def test_reinforcement_repeats_exactly_and_leaves_its_start(laboratory: Laboratory, candidates: str) -> None:
+    arm = Arm(name=candidates, rl=RL.model_copy(update={"candidates": candidates}))
+    start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
+    before = to_blob(start)
+    one, other = (reinforce(arm, DESIGN.schedule, laboratory, start, 0, lambda _: None) for _ in range(2))
+    assert to_blob(start) == before
+    assert to_blob(one[0]) == to_blob(other[0]) != before
+    course = one[1]
+    assert len(course.loss) == len(course.legality) == len(course.gradient_norm) == DESIGN.schedule.steps
+    assert min(course.gradient_norm) > 0
+    assert all(0 <= share <= 1 for share in course.top_legality + course.legality)
+    assert (min(course.distinct) == 1.0) == (candidates == "beam")
+
+
+def test_fine_tuning_alone_generates_nothing(laboratory: Laboratory) -> None:
+    start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
+    _, course = reinforce(Arm(name="alone", reinforced=False), DESIGN.schedule, laboratory, start, 0, lambda _: None)
+    assert len(course.loss) == DESIGN.schedule.steps
+    assert course.legality == course.gradient_norm == []
+
+
+def test_figures_by_hand(laboratory: Laboratory) -> None:
+    policy, contexts = fine_tune(DESIGN.start, laboratory, 0, lambda _: None), laboratory.users(5)
+    figures = judge(policy, laboratory, contexts, [2, 8])
+    assert all(len(values) == 5 for values in figures.values())
+    assert {"reward@2", "like@8", "mean_reward@8", "list_reward", "list_viral", "legality"} <= figures.keys()
+    for width, figure in ((2, "reward@2"), (8, "reward@8")):
+        made = GenerationEngine(policy, laboratory.index, width, constrained=True).generate([contexts[3]])[0]
+        assert figures[figure][3] == pytest.approx(laboratory.truth(contexts[3], made.item_ids).max(), abs=1e-6)
+    [shown] = GenerationEngine(policy, laboratory.index, LIST_WIDTH, constrained=True).generate([contexts[3]])
+    assert figures["list_reward"][3] == pytest.approx(laboratory.truth(contexts[3], shown.item_ids[:LIST]).mean(), abs=1e-6)
+    [free] = GenerationEngine(policy, laboratory.index, LIST_WIDTH).generate([contexts[3]])
+    assert figures["legality"][3] == free.legality
+
+
+def test_trials_are_made_once_and_start_from_their_seeds_start(cache: Path, laboratory: Laboratory) -> None:
+    arms = [Arm(name="alone", reinforced=False), Arm(name="reinforced", rl=RL)]
+    lines: list[str] = []
+    made = run_trials(DESIGN, arms, SEEDS, cache, lines.append, workers=1)
+    assert {name: [one.seed for one in each] for name, each in made.items()} == {
+        name: [0, 1] for name in (START, "alone", "reinforced")
+    }
+    assert not made["alone"][0].curves.keys() & {"legality"}
+    assert {"loss", "legality", "reward", "gradient_norm"} <= made["reinforced"][0].curves.keys()
+    assert made[START][0].users != made["alone"][0].users != made["reinforced"][0].users
+    again = run_trials(DESIGN, arms[:1], SEEDS, cache, lines.append, workers=1)
+    assert again["alone"] == made["alone"]
+    assert [line for line in lines if "runs to do" in line][2:] == [
+        f"0 of 2 runs to do; finished ones are kept in {cache / name}" for name in ("starts.jsonl", "trials.jsonl")
+    ]
+    changed = DESIGN.model_copy(update={"schedule": DESIGN.schedule.model_copy(update={"steps": 13})})
+    assert key_of(changed, arms[0]) != key_of(DESIGN, arms[0])
+
+
+def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
+    """A trial whose every figure is about ``base``; users differ a little, in the same way for all arms."""
+    own = base + 0.02 * np.random.default_rng(7).random(users) + 0.001 * seed
+    figures = {
+        name: (own * (1 + 0.05 * (width > 4) + 0.05 * (width > 16)) if width else own).tolist() for name, width in _figures()
+    }
+    norms = {"gradient_norm": [base, 2 * base], "legality": [base, base], "top_legality": [base, 0.55]}
+    return Trial(key="", arm=arm, seed=seed, seconds=1, commit="", users=figures, curves=norms if arm != START else {})
+
+
+def _figures() -> list[tuple[str, int]]:
+    kinds = [(f"{kind}@{k}", k) for kind in tr06.KINDS for k in (4, 8, 16, 64, 512)]
+    return [*kinds, ("legality", 0), ("list_reward", 0)]
+
+
+def runs(arm: str, base: float) -> list[Trial]:
+    return [trial(arm, seed, base) for seed in range(3)]
+
+
+def trials(bases: dict[str, float]) -> Trials:
+    return {arm: runs(arm, base) for arm, base in bases.items()}
+
+
+def verdicts(claims: list[Claim]) -> list[bool]:
+    return [claim.holds for claim in claims]
+
+
+def test_higher_needs_every_seed_and_the_users() -> None:
+    low, high = runs("low", 0.3), runs("high", 0.4)
+    assert higher("", high, low, "legality").holds
+    assert not higher("", low, high, "legality").holds
+    assert not higher("", low, low, "legality").holds
+    assert not higher("", [*high[:2], low[2]], low, "legality").holds
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_comparisons_of_two_arms_hold_or_fail_as_their_figures_say(better: bool) -> None:
+    high, low = (0.5, 0.4) if better else (0.4, 0.5)
+    assert verdicts(tr11.assess(trials({"G=64": high, "top-k + top-p": low}), Design()).claims) == [better]
+    assert verdicts(tr12.assess(trials({"G=64": high, "frozen generator": low}), Design()).claims) == [better]
+    assert verdicts(tr15.assess(trials({"ecpo": low, "grpo": high}), tr15.DESIGN).claims) == [better]
+
+
+def test_pass_at_k() -> None:
+    found = tr06.assess(trials({START: 0.5}), tr06.DESIGN)
+    # figures of the factory: 8 < 64, and no step from 64 to 512
+    assert verdicts(found.claims) == [True, False] * len(tr06.KINDS)
+
+
+def test_a_gain_that_shrinks() -> None:
+    both = trials({"fine-tuning alone": 0.4, "G=64": 0.5})
+    growing = verdicts(tr09.assess(both, Design()).claims)  # the factory's gains are relative: they grow with the figure
+    for ours, theirs in zip(both["G=64"], both["fine-tuning alone"], strict=True):
+        for k, gain in ((4, 0.3), (16, 0.2), (64, 0.1)):
+            ours.users[f"reward@{k}"] = (np.array(theirs.users[f"reward@{k}"]) + gain).tolist()
+    assert verdicts(tr09.assess(both, Design()).claims) == [True] * 5
+    assert growing == [True] * 3 + [False] * 2
+
+
+def test_group_sizes_that_saturate_or_do_not() -> None:
+    names = [arm.name for arm in tr10.ARMS]
+    saturating = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.51), strict=True)))
+    assert verdicts(tr10.assess(saturating, Design()).claims) == [True] * 4
+    rising = trials(dict(zip(names, (0.3, 0.31, 0.32, 0.5), strict=True)))
+    assert verdicts(tr10.assess(rising, Design()).claims) == [True] * 3 + [False]
+
+
+def test_legality() -> None:
+    bases = {START: 0.6, "ECPO alone": 0.4, "with random": 0.7, "with top": 0.5}
+    assert verdicts(tr13.assess(trials(bases), Design()).claims) == [True] * 6
+    bases |= {"ECPO alone": 0.58, "with random": 0.59, "with top": 0.56}
+    assert verdicts(tr13.assess(trials(bases), Design()).claims) == [True, False, False, False, True, False]
+
+
+@pytest.mark.parametrize("module", [tr06, tr09, tr10, tr11, tr12, tr13, tr15])
+def test_every_experiment_draws_its_plot(module: object) -> None:
+    names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
+    design = getattr(module, "DESIGN", Design())
+    result = module.assess(trials(dict.fromkeys(names, 0.4)), design)  # type: ignore[attr-defined]
+    axes = Figure().subplots()
+    assert module.plot(axes, result)  # type: ignore[attr-defined]
+    assert axes.get_title()
+    assert axes.lines
+    assert type(result).model_validate_json(result.model_dump_json()) == result
