@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,8 +56,10 @@ class _Timeline:
         self.length += len(events)
 
 
-def read_exposures(log: SessionLog, index: ItemIndex, shape: Shape, last_day: int) -> Exposures:
-    """Exposures of days 0..last_day. Initial histories come first; later sessions leave no trace in earlier requests.
+def read_exposures(
+    log: SessionLog, index: ItemIndex, shape: Shape, last_day: int, of_user: Callable[[int], bool] = lambda _: True
+) -> Exposures:
+    """Exposures of days 0..last_day, of all users or of some. Later sessions leave no trace in earlier requests.
 
     Raises:
         ValueError: these days hold no impression of an item that the index knows.
@@ -66,6 +69,8 @@ def read_exposures(log: SessionLog, index: ItemIndex, shape: Shape, last_day: in
     requests: list[tuple[int, int, int]] = []
     impressions: list[tuple[int, ...]] = []
     for session in log.sessions(0, last_day):
+        if not of_user(session.user_id):
+            continue
         user = users.setdefault(session.user_id, _Timeline([0] * len(shape.static_fields)))
         impressions += [(len(requests), i.item_id, i.tab, i.labels, i.play_ms, i.duration_ms) for i in session.impressions]
         requests.append((session.user_id, session.time_ms, user.length))

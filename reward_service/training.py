@@ -38,8 +38,9 @@ def train_preference_model(
     folder: Path,
     train_days: int,
     on_progress: Callable[[str], None],
+    of_user: Callable[[int], bool] = lambda _: True,
 ) -> dict[str, Any]:
-    """Train on the exposures of days 0..train_days-1 and commit to ``folder/reward/NNNNNN``.
+    """Train on the exposures of days 0..train_days-1, of all users or of some, and commit to ``folder/reward/NNNNNN``.
 
     Returns the report: version, impressions, seconds and, per objective, prevalence, weight, AUC, GAUC, calibration
     (predicted / actual rate) and the AUC and GAUC of the P-Score against that objective's label; null where a figure
@@ -52,7 +53,7 @@ def train_preference_model(
         raise ValueError(f"train_days must be at least 1, got {train_days}")
     began = time.monotonic()
     shape = Shape.of(settings, index)
-    exposures = read_exposures(log, index, shape, train_days - 1)
+    exposures = read_exposures(log, index, shape, train_days - 1, of_user)
     on_progress(f"preference model: {len(exposures):,} impressions of {train_days} day(s)")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

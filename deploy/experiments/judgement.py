@@ -26,8 +26,9 @@ def judge(policy: Policy, laboratory: Laboratory, contexts: Sequence[Context], w
     """Per user, in their order:
 
     ``KIND@K``: the best among the items of a constrained beam of each width K, of the true reward and of each of its parts
-    (Pass@K); ``mean_reward@K``: their mean; ``list_reward``, ``list_viral`` (share) and ``list_log_duration`` (of seconds):
-    means over a list of `LIST` items; ``legality``: share of items among the candidates of a free beam of `LIST_WIDTH`.
+    (Pass@K); ``mean_reward@K``: their mean. Means over a list of `LIST` items: ``list_reward``, ``list_learned`` and
+    ``list_evaluator`` (P-Scores of the model that scores rollouts and of the other one), ``list_viral`` (share) and
+    ``list_log_duration`` (of seconds). ``legality``: share of items among the candidates of a free beam of `LIST_WIDTH`.
     """
     found: Figures = {}
     for width in sorted({*widths, LIST_WIDTH}):
@@ -60,6 +61,8 @@ def _list(laboratory: Laboratory, context: Context, items: np.ndarray) -> dict[s
     truth = laboratory.truth
     return {
         "list_reward": float(truth(context, items).mean()),
+        "list_learned": float(laboratory.learned(context, items).mean()),
+        "list_evaluator": float(laboratory.evaluator(context, items).mean()),
         "list_viral": float(truth.world.viral[items].mean()),
         "list_log_duration": float(np.log(truth.world.duration_s[items]).mean()),
     }

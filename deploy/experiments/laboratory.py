@@ -6,7 +6,7 @@ Everything is made once below a cache folder. Shape legend: U users judged.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,9 @@ from reward_service.training import train_preference_model
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+HALVES = ("learned", "evaluator")
 
 
 class RewardSource(Protocol):
@@ -77,10 +80,13 @@ class Laboratory:
         """The laboratory of a plan, made now unless it is there already."""
         folder = make(plan, cache, on_progress)
         laboratory = Laboratory(plan, folder, read(plan, folder))
-        if not (folder / "reward").exists():
-            settings = Settings()
-            log = SessionLog.open(folder / "log")
-            train_preference_model(log, laboratory.index, settings, folder, laboratory.day, on_progress)
+        log = SessionLog.open(folder / "log")
+        for half, name in enumerate(HALVES):
+            if not (folder / name / "reward").exists():
+                settings, ours = Settings(seed=half), partial(_in_half, half)
+                train_preference_model(
+                    log, laboratory.index, settings, folder / name, laboratory.day, on_progress, of_user=ours
+                )
         return laboratory
 
     @property
@@ -100,8 +106,13 @@ class Laboratory:
 
     @cached_property
     def learned(self) -> LearnedReward:
-        """The preference model of the days before."""
-        return LearnedReward(load_artefact(self.folder / "reward"), self.index)
+        """The preference model that scores rollouts, of the days before and of one half of the users."""
+        return LearnedReward(load_artefact(self.folder / HALVES[0] / "reward"), self.index)
+
+    @cached_property
+    def evaluator(self) -> LearnedReward:
+        """A preference model of the other half and another seed, which scores no rollouts: it tells reward hacking."""
+        return LearnedReward(load_artefact(self.folder / HALVES[1] / "reward"), self.index)
 
     def users(self, most: int) -> list[Context]:
         """Every user's first held-out request, by ascending user id; of more than ``most`` users, evenly spaced ones."""
@@ -111,6 +122,10 @@ class Laboratory:
         contexts = [first[user] for user in sorted(first)]
         chosen = np.linspace(0, len(contexts) - 1, min(most, len(contexts))).astype(np.int64)
         return [contexts[k] for k in chosen]
+
+
+def _in_half(half: int, user_id: int) -> bool:
+    return user_id % 2 == half
 
 
 def rewards_of(source: RewardSource, context: Context, item_ids: Ints) -> list[float | None]:

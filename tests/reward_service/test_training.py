@@ -102,6 +102,17 @@ def test_days_after_the_last_train_day_are_not_read(tmp_path: Path) -> None:
         train_preference_model(write_log(tmp_path / "b", make_sessions()), INDEX, SETTINGS, tmp_path, 0, lambda _: None)
 
 
+def test_some_users_alone_can_be_read(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", make_sessions())
+    whole = read_exposures(log, INDEX, SHAPE, DAYS - 1)
+    halves = [read_exposures(log, INDEX, SHAPE, DAYS - 1, lambda user, half=half: user % 2 == half) for half in (0, 1)]  # type: ignore[misc]
+    assert [set((half.user % 2).tolist()) for half in halves] == [{0}, {1}]
+    assert sum(map(len, halves)) == len(whole)
+    even = whole.user % 2 == 0
+    assert np.array_equal(halves[0].targets.row, whole.targets.row[even])
+    assert np.array_equal(halves[0].labels.values, whole.labels.values[even])
+
+
 def test_weights_are_inverse_prevalence_clipped_and_zero_where_a_label_is_missing() -> None:
     assert objective_weights(np.array([0.5, 0.01, 0.0, np.nan]), 20.0).tolist() == [2.0, 20.0, 20.0, 0.0]
 

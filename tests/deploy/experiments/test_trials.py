@@ -13,7 +13,7 @@ from benchmarks.runs import key_of
 from benchmarks.simulated_sessions import compact
 from common.policy import to_blob
 from common.settings import RlSettings
-from deploy.experiments import tr06, tr09, tr10, tr11, tr12, tr13, tr15
+from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr15, tr16
 from deploy.experiments.judgement import LIST, LIST_WIDTH, judge
 from deploy.experiments.laboratory import Laboratory, rewards_of
 from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
@@ -55,13 +55,14 @@ def test_users_are_judged_at_their_first_held_out_request(laboratory: Laboratory
 def test_both_rewards_score_items_and_nothing_else(laboratory: Laboratory) -> None:
     context, items = laboratory.users(1)[0], laboratory.index.item_ids[:5].copy()
     items[2] = -1
-    for source in (laboratory.truth, laboratory.learned):
+    for source in (laboratory.truth, laboratory.learned, laboratory.evaluator):
         rewards = rewards_of(source, context, items)
         assert rewards[2] is None
         scored = [reward for reward in rewards if reward is not None]
         assert len(scored) == 4
         assert all(0 < reward < 1 for reward in scored)
         assert len(set(scored)) > 1
+    assert rewards_of(laboratory.learned, context, items) != rewards_of(laboratory.evaluator, context, items)
     world = laboratory.truth.world
     assert rewards_of(laboratory.truth, context, items)[0] == pytest.approx(
         float(world.expected_reward(context.user_id, int(items[0]), laboratory.day))
@@ -142,7 +143,7 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
 
 def _figures() -> list[tuple[str, int]]:
     kinds = [(f"{kind}@{k}", k) for kind in tr06.KINDS for k in (4, 8, 16, 64, 512)]
-    return [*kinds, ("legality", 0), ("list_reward", 0)]
+    return [*kinds, ("legality", 0), ("list_reward", 0), ("list_evaluator", 0), ("list_learned", 0)]
 
 
 def runs(arm: str, base: float) -> list[Trial]:
@@ -170,6 +171,7 @@ def test_comparisons_of_two_arms_hold_or_fail_as_their_figures_say(better: bool)
     high, low = (0.5, 0.4) if better else (0.4, 0.5)
     assert verdicts(tr11.assess(trials({"G=64": high, "top-k + top-p": low}), Design()).claims) == [better]
     assert verdicts(tr12.assess(trials({"G=64": high, "frozen generator": low}), Design()).claims) == [better]
+    assert verdicts(gain.assess(trials({"G=64": high, "fine-tuning alone": low}), Design()).claims) == [better] * 3
     assert verdicts(tr15.assess(trials({"ecpo": low, "grpo": high}), tr15.DESIGN).claims) == [better]
 
 
@@ -183,8 +185,8 @@ def test_a_gain_that_shrinks() -> None:
     both = trials({"fine-tuning alone": 0.4, "G=64": 0.5})
     growing = verdicts(tr09.assess(both, Design()).claims)  # the factory's gains are relative: they grow with the figure
     for ours, theirs in zip(both["G=64"], both["fine-tuning alone"], strict=True):
-        for k, gain in ((4, 0.3), (16, 0.2), (64, 0.1)):
-            ours.users[f"reward@{k}"] = (np.array(theirs.users[f"reward@{k}"]) + gain).tolist()
+        for k, more in ((4, 0.3), (16, 0.2), (64, 0.1)):
+            ours.users[f"reward@{k}"] = (np.array(theirs.users[f"reward@{k}"]) + more).tolist()
     assert verdicts(tr09.assess(both, Design()).claims) == [True] * 5
     assert growing == [True] * 3 + [False] * 2
 
@@ -204,7 +206,18 @@ def test_legality() -> None:
     assert verdicts(tr13.assess(trials(bases), Design()).claims) == [True, False, False, False, True, False]
 
 
-@pytest.mark.parametrize("module", [tr06, tr09, tr10, tr11, tr12, tr13, tr15])
+def test_squeezing_on_a_tree(tmp_path: Path) -> None:
+    result = tr16.run(tmp_path, lambda _: None)
+    assert verdicts(result.claims) == [True] * 4
+    first, again = (tr16.course(tr16.GBPO, 1) for _ in range(2))
+    assert first == again
+    assert first.innocent[0] == pytest.approx(1)
+    axes = Figure().subplots()
+    assert tr16.plot(axes, result)
+    assert len(axes.lines) == 9
+
+
+@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr15])
 def test_every_experiment_draws_its_plot(module: object) -> None:
     names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
     design = getattr(module, "DESIGN", Design())
