@@ -251,6 +251,8 @@ class ScoreRequest(Message):
     context: UserContext
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=2048)]
     index_version: Annotated[int, Field(ge=1)]
+    reward_version: Annotated[str, Field(max_length=64)] = ""
+    """The model that must answer; empty leaves it to the service."""
 
 
 class ScoreResponse(Message):

@@ -1,8 +1,8 @@
 """The reward service's HTTP surface: ``POST /v1/score``, ``/v1/model``, ``/livez``, ``/readyz``, ``/metrics``.
 
-Errors are typed JSON, ``{"error": KIND, "detail": …}``: 422 ``invalid`` names the field, 410 ``gone`` an index version that
-is no longer held, 503 ``not_ready`` or ``overloaded`` (with Retry-After), 500 ``internal``. A failed request never carries
-a made-up score.
+Errors are typed JSON, ``{"error": KIND, "detail": …}``: 422 ``invalid`` names the field, 410 ``gone`` an index or model
+version that is not held, 503 ``not_ready`` or ``overloaded`` (with Retry-After), 500 ``internal``. A failed request never
+carries a made-up score.
 """
 
 from __future__ import annotations
@@ -107,11 +107,12 @@ def _add_probes(app: FastAPI, scorer: Scorer) -> None:
     @app.get("/v1/model")
     async def model() -> dict[str, Any]:
         return {
-            "reward_version": scorer.card.version,
+            "reward_version": scorer.current.card.version,
+            "reward_versions": scorer.versions,
             "index_versions": scorer.index_versions,
-            "tokenizer_version": scorer.card.tokenizer_version,
+            "tokenizer_version": scorer.current.card.tokenizer_version,
             "objectives": list(OBJECTIVES),
-            "report": scorer.card.report,
+            "report": scorer.current.card.report,
         }
 
 

@@ -64,16 +64,21 @@ def save_artefact(
     return card
 
 
-def load_artefact(folder: Path) -> Artefact:
-    """The newest committed model below ``folder``.
+def committed(folder: Path) -> list[int]:
+    """Numbers of the committed models below ``folder``, ascending. Their contents are not verified."""
+    return sorted(n for n in _numbers(folder) if (folder / f"{n:06d}" / MARKER).is_file())
+
+
+def load_artefact(folder: Path, number: int | None = None) -> Artefact:
+    """A committed model below ``folder``, by default the newest.
 
     Raises:
         ValueError: there is none, or a file of it is missing, torn or changed (named).
     """
-    committed = [n for n in _numbers(folder) if (folder / f"{n:06d}" / MARKER).is_file()]
-    if not committed:
-        raise ValueError(f"{folder} holds no committed preference model")
-    path = folder / f"{max(committed):06d}"
+    known = committed(folder)
+    if not known or number not in {None, *known}:
+        raise ValueError(f"{folder} holds no committed preference model" + (f" {number:06d}" if number else ""))
+    path = folder / f"{number or known[-1]:06d}"
     marker = json.loads((path / MARKER).read_bytes())
     card = Card.model_validate_json(_read(path / CARD, marker))
     model = PreferenceModel(card.shape)

@@ -12,7 +12,8 @@ from common.context import Context
 from common.item_index import IndexFollower
 from common.messages import ScoreRequest, ScoreResponse, UserContext
 from common.settings import RewardSettings
-from reward_service.artefact import load_artefact
+from reward_service.artefact import Artefact
+from reward_service.follower import ModelFollower
 from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.labels import OBJECTIVES
 from reward_service.rewards import Rewards
@@ -27,11 +28,14 @@ class UnknownItemError(ValueError):
 
 
 class GoneError(LookupError):
-    """The named index version is neither the current nor the previous one."""
+    """The named index or model version is neither the current nor the previous one."""
 
 
 class Scorer:
-    """A frozen preference model and the index snapshots it answers for. Safe to call from several threads."""
+    """Preference models and the index snapshots they answer for. Safe to call from several threads.
+
+    A newer model or snapshot is taken up between two requests; a request is answered by one of each.
+    """
 
     def __init__(self, reward_folder: Path, index_folder: Path, rewards: Rewards | None = None) -> None:
         """Load the newest committed model and the newest two snapshots of the folders. By default the reward is the P-Score.
@@ -39,17 +43,30 @@ class Scorer:
         Raises:
             ValueError: nothing committed there, a damaged file, or an index of another tokenizer than the model's.
         """
-        artefact = load_artefact(reward_folder)
-        self.model, self.card = artefact.model, artefact.card
+        self._models = ModelFollower(reward_folder)
         self._rewards = rewards or Rewards(RewardSettings())
-        self._indexes = IndexFollower(index_folder)
+        try:
+            self._indexes = IndexFollower(index_folder)
+        except ValueError:
+            self._models.close()
+            raise
         try:
             self._check_tokenizer(index_folder)
         except ValueError:
-            self._indexes.close()
+            self.close()
             raise
         self._lock = threading.Lock()
         self._builders: dict[int, InputBuilder] = {}
+
+    @property
+    def current(self) -> Artefact:
+        """The model that answers where a request names none."""
+        return self._models.current
+
+    @property
+    def versions(self) -> list[str]:
+        """The model versions that are answered by, current one last."""
+        return self._models.versions
 
     @property
     def index_versions(self) -> list[int]:
@@ -60,11 +77,11 @@ class Scorer:
         """Reward, P-Score and tower probabilities of every item, in the order of the request.
 
         Raises:
-            GoneError: the index version is not held.
+            GoneError: the index version or the model version is not held.
             UnknownItemError: an item is not in that index.
             ArithmeticError: the model gave a value that is no probability.
         """
-        builder = self._builder(request.index_version)
+        artefact, builder = self._artefact(request.reward_version), self._builder(request.index_version)
         rows = builder.index.rows(np.asarray(request.item_ids, np.int64))
         if (rows < 0).any():
             position = int(np.argmax(rows < 0))
@@ -72,14 +89,14 @@ class Scorer:
         context = Context.from_message(request.context)
         targets = Targets(np.zeros(len(rows), np.int64), rows, np.full(len(rows), context.tab, np.int64))
         with torch.inference_mode():
-            outputs = self.model(builder(Requests.of_context(context, self.card.shape), targets))
+            outputs = artefact.model(builder(Requests.of_context(context, artefact.card.shape), targets))
             p, towers = outputs.p.sigmoid(), outputs.towers.sigmoid()
         if not (p.isfinite().all() and towers.isfinite().all()):
-            raise ArithmeticError(f"model {self.card.version} gave a score that is not finite")
+            raise ArithmeticError(f"model {artefact.card.version} gave a score that is not finite")
         columns = {x: towers[:, k].tolist() for k, x in enumerate(OBJECTIVES)}
         p_score = p.tolist()
         return ScoreResponse(
-            reward_version=self.card.version,
+            reward_version=artefact.card.version,
             index_version=request.index_version,
             rewards=self._rewards(columns | {"p_score": p_score}, builder.index, rows).tolist(),
             p_score=p_score,
@@ -93,8 +110,16 @@ class Scorer:
         self.score(ScoreRequest(context=UserContext(user_id=0, time_ms=0), item_ids=[first], index_version=index.version))
 
     def close(self) -> None:
-        """Stop following the index."""
+        """Stop following models and index."""
+        self._models.close()
         self._indexes.close()
+
+    def _artefact(self, version: str) -> Artefact:
+        self._models.poll(self._indexes.current)
+        artefact = self._models.get(version) if version else self.current
+        if artefact is None:
+            raise GoneError(f"reward_version {version!r} is not held, only {self.versions}")
+        return artefact
 
     def _builder(self, version: int) -> InputBuilder:
         self._indexes.poll()
@@ -105,14 +130,15 @@ class Scorer:
             if version not in self._builders:
                 held = self._indexes.held
                 self._builders = {v: builder for v, builder in self._builders.items() if v in held}
-                self._builders[version] = InputBuilder(self.card.shape, index)
+                self._builders[version] = InputBuilder(self.current.card.shape, index)
             return self._builders[version]
 
     def _check_tokenizer(self, folder: Path) -> None:
         index = self._indexes.current
-        wanted = (self.card.tokenizer_version, self.card.shape.codes)
+        card = self.current.card
+        wanted = (card.tokenizer_version, card.shape.codes)
         if (index.tokenizer_version, index.codes) != wanted:
             raise ValueError(
                 f"item index {index.version} in {folder} has tokenizer {index.tokenizer_version!r}, {index.codes} codes; "
-                f"model {self.card.version} was trained with {wanted[0]!r} and {wanted[1]}"
+                f"model {card.version} was trained with {wanted[0]!r} and {wanted[1]}"
             )

@@ -128,7 +128,7 @@ def evaluation_figures(run: RunFolder, version: int, options: Options, say: Say)
         "users": len(data.users),
         "items": len(index),
         "index_version": index.version,
-        "reward_version": scorer.card.version,
+        "reward_version": scorer.current.card.version,
         "options": {"beam": beam, "k": cuts, "widths": widths, "mask_seen": settings.evaluation.mask_seen},
         "next_token": _next_token(next_token),
         "legality": generated.legality,

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from common.item_index import prune
 from common.messages import Events, ScoreRequest, ScoreResponse, UserContext
 from reward_service.app import create_app
+from reward_service.artefact import load_artefact, save_artefact
 from reward_service.labels import OBJECTIVES
 from reward_service.scorer import Scorer
 from tests.reward_service.tiny_world import DAY0_MS, make_index
@@ -206,7 +207,7 @@ def test_a_model_that_gives_no_number_is_an_error_and_never_a_score(
 
     async def conversation(client: httpx.AsyncClient) -> httpx.Response:
         with torch.no_grad():
-            scorer.model.head.out.bias.fill_(torch.nan)
+            scorer.current.model.head.out.bias.fill_(torch.nan)
         return await client.post("/v1/score", json=request_of([100]))
 
     reply = talk(run_folder, conversation)
@@ -235,3 +236,71 @@ def count(metrics: str, name: str) -> float:
     """The value of one of the service's samples; 0 where it has not been counted yet."""
     values = [line.split(" ")[1] for line in metrics.splitlines() if line.startswith(f"onerec_reward_{name} ")]
     return float(values[0]) if values else 0.0
+
+
+def another(folder: Path, bias: float) -> str:
+    """Commit the newest model again with another P-Score bias; its version."""
+    artefact = load_artefact(folder)
+    with torch.no_grad():
+        artefact.model.head.out.bias.fill_(bias)
+    card = artefact.card
+    return save_artefact(folder, artefact.model, card.tokenizer_version, card.index_version, card.report).version
+
+
+@pytest.fixture
+def own_run(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder to write to, and a service that looks for newer models at every request."""
+    monkeypatch.setattr("reward_service.follower.LOOK_EVERY_S", 0.0)
+    for name in ("reward", "index"):
+        shutil.copytree(run_folder / name, tmp_path / name)
+    return tmp_path
+
+
+async def until_served(client: httpx.AsyncClient, version: str) -> None:
+    deadline = time.monotonic() + 20
+    while (await client.post("/v1/score", json=request_of([100]))).json()["reward_version"] != version:
+        assert time.monotonic() < deadline
+
+
+def test_a_newer_model_is_taken_up_and_the_one_before_can_be_pinned(own_run: Path) -> None:
+    first = load_artefact(own_run / "reward").card.version
+
+    async def conversation(client: httpx.AsyncClient) -> list[httpx.Response]:
+        before = await client.post("/v1/score", json=request_of([100]))
+        second = another(own_run / "reward", 2.0)
+        await until_served(client, second)
+        pinned = [await client.post("/v1/score", json=request_of([100], reward_version=v)) for v in (first, second)]
+        third = another(own_run / "reward", -2.0)
+        await until_served(client, third)
+        late = [await client.post("/v1/score", json=request_of([100], reward_version=v)) for v in (first, second, third)]
+        return [before, *pinned, *late]
+
+    before, old, new, *late = talk(own_run, conversation)
+    assert old.json()["p_score"] == before.json()["p_score"] != new.json()["p_score"]
+    assert [reply.status_code for reply in late] == [410, 200, 200]
+    assert late[0].json()["error"] == "gone"
+    assert first in late[0].json()["detail"]
+
+
+@pytest.mark.parametrize("fault", ["torn", "nan", "tokenizer"])
+def test_a_model_that_fails_is_never_served(own_run: Path, fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder = own_run / "reward"
+    first = load_artefact(folder).card.version
+
+    async def conversation(client: httpx.AsyncClient) -> set[str]:
+        if fault == "tokenizer":
+            artefact = load_artefact(folder)
+            save_artefact(folder, artefact.model, "another", artefact.card.index_version, {})
+        else:
+            another(folder, float("nan") if fault == "nan" else 1.0)
+        if fault == "torn":
+            (folder / "000002" / "model.safetensors").write_bytes(b"torn")
+        served, deadline = set[str](), time.monotonic() + 20
+        while not any("is refused" in record.getMessage() for record in caplog.records):
+            served.add((await client.post("/v1/score", json=request_of([100]))).json()["reward_version"])
+            assert time.monotonic() < deadline
+        served |= {(await client.post("/v1/score", json=request_of([100]))).json()["reward_version"] for _ in range(5)}
+        return served
+
+    assert talk(own_run, conversation) == {first}
+    assert len([record for record in caplog.records if "is refused" in record.getMessage()]) == 1
