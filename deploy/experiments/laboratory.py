@@ -23,6 +23,7 @@ from common.settings import Settings
 from deploy.data.simulator_world import World
 from reward_service.artefact import Artefact, load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
+from reward_service.rewards import IndustrialReward
 from reward_service.training import train_preference_model
 
 Floats = npt.NDArray[np.float64]
@@ -65,6 +66,19 @@ class LearnedReward:
         targets = Targets(np.zeros(len(rows), np.int64), rows, np.full(len(rows), context.tab, np.int64))
         p: Floats = self.model(self.builder(Requests.of_context(context, self.shape), targets)).p.sigmoid().double().numpy()
         return p
+
+
+@dataclass(frozen=True, eq=False)
+class DampenedReward:
+    """Another source's rewards, less for viral items while too many are generated."""
+
+    source: RewardSource
+    rule: IndustrialReward
+    viral: npt.NDArray[np.bool_]
+
+    def __call__(self, context: Context, item_ids: Ints) -> Floats:
+        """Rewards after the rule."""
+        return self.rule.apply(self.source(context, item_ids), self.viral[item_ids])
 
 
 @dataclass(frozen=True, eq=False)

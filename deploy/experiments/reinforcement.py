@@ -11,14 +11,25 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from benchmarks.simulated_sessions import SPARSE_LEARNING_RATE, Say, compact
 from common.features import Featurizer
 from common.messages import NO_ITEM
 from common.policy import Policy, build_policy, load_weights, to_blob
-from common.settings import PolicySettings, Positive, Rate, RlSettings, Section, Settings, TrainerSettings
-from deploy.experiments.laboratory import Laboratory, RewardSource, rewards_of
+from common.settings import (
+    IndustrialSettings,
+    PolicySettings,
+    Positive,
+    Rate,
+    RlSettings,
+    Section,
+    Settings,
+    TrainerSettings,
+)
+from deploy.experiments.laboratory import DampenedReward, Laboratory, RewardSource, rewards_of
+from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
 from rollout.sampling import Truncation
 from trainer.advantages import group_advantages
@@ -64,6 +75,8 @@ class Arm(Section):
     on_policy: bool = True
     """Whether the generator follows the trained policy, or stays what all arms begin with."""
     learning_rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    industrial: IndustrialSettings | None = None
+    """The rule that dampens the rewards of viral items; its tags are not read, the world knows them."""
     truth: bool = False
     """Whether candidates are scored by the true reward instead of the preference model."""
 
@@ -79,6 +92,8 @@ class Course:
     """The same of the most probable ones, as many as the format term looks at."""
     reward: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
+    viral: list[float] = field(default_factory=list)
+    """Share of the legal candidates that are viral."""
     distinct: list[float] = field(default_factory=list)
     """Share of a group's candidates that differ from each other."""
 
@@ -141,6 +156,9 @@ class _Generator:
         self.policy, self.seed = _copy(start), seed
         self.format_samples = arm.rl.format_samples or 1
         self.source: RewardSource = laboratory.truth if arm.truth else laboratory.learned
+        self.viral = laboratory.truth.world.viral
+        if arm.industrial:
+            self.source = DampenedReward(self.source, IndustrialReward(arm.industrial), self.viral)
         truncation = Truncation(arm.rl.top_k, arm.rl.top_p) if arm.rl.candidates == "sample" else None
         self.engine = GenerationEngine(self.policy, laboratory.index, arm.rl.group_size, truncation=truncation)
 
@@ -150,16 +168,18 @@ class _Generator:
     def groups(self, samples: list[SftSample], step: int, course: Course) -> list[RlSample]:
         contexts = [sample.context for sample in samples]
         seeds = [(self.seed * 1_000_003 + step) * 1009 + k for k in range(len(contexts))]
-        groups, rewarded = [], []
+        groups, rewarded, shown = [], [], list[npt.NDArray[np.int64]]()
         for context, made in zip(contexts, self.engine.generate(contexts, seeds), strict=True):
             legal = made.item_ids != NO_ITEM
             rewards = rewards_of(self.source, context, made.item_ids)
             groups.append(
                 RlSample(context, self.engine.featurizer, made.codes, made.log_probs, group_advantages(rewards), legal)
             )
+            shown.append(made.item_ids[legal])
             rewarded += [reward for reward in rewards if reward is not None]
         course.legality.append(float(np.mean([group.legal.mean() for group in groups])))
         course.top_legality.append(float(np.mean([_most_probable(g, self.format_samples).mean() for g in groups])))
+        course.viral.append(float(self.viral[np.concatenate(shown)].mean()) if any(map(len, shown)) else float("nan"))
         course.reward.append(float(np.mean(rewarded)) if rewarded else float("nan"))
         course.distinct.append(float(np.mean([len(np.unique(g.codes, axis=0)) / len(g.codes) for g in groups])))
         return groups

@@ -41,6 +41,14 @@ def rl(policy: Policy) -> RlSample:
     )
 
 
+def log_probs(step: TrainingStep, sample: FeedbackSample | RlSample) -> np.ndarray:
+    step.policy.eval()
+    with torch.no_grad():
+        memory = step.policy.encode(step.featurizer([sample.context]))
+        found: np.ndarray = step.policy.log_probs(memory, torch.from_numpy(sample.codes)[None])[0].numpy()
+    return found
+
+
 @every_architecture
 def test_steps_lower_the_loss_and_report_each_level(settings: PolicySettings) -> None:
     step = make_step(policy=settings)
@@ -62,10 +70,7 @@ def test_a_fresh_group_has_ratio_one_and_moves_the_policy_towards_its_advantages
     assert metrics.rl_grad_norm > 0
     for k in range(1, 20):
         step.run([], [group], k)
-    step.policy.eval()
-    memory = step.policy.encode(step.featurizer([group.context]))
-    after = step.policy.log_probs(memory, torch.from_numpy(group.codes)[None])[0].sum(-1).detach().numpy()
-    change = after - group.log_probs_old.sum(-1)
+    change = (log_probs(step, group) - group.log_probs_old).sum(-1)
     assert np.corrcoef(change, group.advantages)[0, 1] > 0.3
 
 
@@ -80,10 +85,7 @@ def test_every_objective_moves_the_policy_towards_the_advantages(objective: str)
     assert (metrics.mean_ratio == pytest.approx(1, abs=1e-5)) == (objective != "gbpo")
     for k in range(1, 20):
         step.run([], [group], k)
-    step.policy.eval()
-    memory = step.policy.encode(step.featurizer([group.context]))
-    after = step.policy.log_probs(memory, torch.from_numpy(group.codes)[None])[0].sum(-1).detach().numpy()
-    change = after - group.log_probs_old.sum(-1)
+    change = (log_probs(step, group) - group.log_probs_old).sum(-1)
     assert change[~negative].mean() > change[negative].mean()
 
 
@@ -172,14 +174,6 @@ def shown(ranks: list[float], negative: list[bool], seed: int = 0) -> FeedbackSa
     codes = make_index().sids[: len(ranks)].astype(np.int64)
     unknown = np.full(codes.shape, np.nan, np.float32)
     return FeedbackSample(make_context(8, seed), codes, unknown, np.array(ranks), np.array(negative))
-
-
-def log_probs(step: TrainingStep, sample: FeedbackSample) -> np.ndarray:
-    step.policy.eval()
-    with torch.no_grad():
-        memory = step.policy.encode(step.featurizer([sample.context]))
-        found: np.ndarray = step.policy.log_probs(memory, torch.from_numpy(sample.codes)[None])[0].numpy()
-    return found
 
 
 def test_feedback_raises_what_was_watched_long_and_lowers_what_was_disliked() -> None:

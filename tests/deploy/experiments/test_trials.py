@@ -12,12 +12,13 @@ from benchmarks.harness import Claim
 from benchmarks.runs import key_of
 from benchmarks.simulated_sessions import compact
 from common.policy import to_blob
-from common.settings import RlSettings
-from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr15, tr16
+from common.settings import IndustrialSettings, RlSettings
+from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16
 from deploy.experiments.judgement import LIST, LIST_WIDTH, judge
-from deploy.experiments.laboratory import Laboratory, rewards_of
+from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
 from deploy.experiments.trials import START, Design, Judging, Trial, Trials, higher, run_trials
+from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
 from tests.benchmarks.small_arms import PLAN, SMALL
 
@@ -143,7 +144,7 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
 
 def _figures() -> list[tuple[str, int]]:
     kinds = [(f"{kind}@{k}", k) for kind in tr06.KINDS for k in (4, 8, 16, 64, 512)]
-    return [*kinds, ("legality", 0), ("list_reward", 0), ("list_evaluator", 0), ("list_learned", 0)]
+    return [*kinds, ("legality", 0), ("list_reward", 0), ("list_evaluator", 0), ("list_learned", 0), ("list_viral", 0)]
 
 
 def runs(arm: str, base: float) -> list[Trial]:
@@ -199,6 +200,27 @@ def test_group_sizes_that_saturate_or_do_not() -> None:
     assert verdicts(tr10.assess(rising, Design()).claims) == [True] * 3 + [False]
 
 
+def test_fewer_viral_items_at_a_stable_reward() -> None:
+    both = trials({"G=64": 0.4, "with the rule": 0.4})
+    for one in both["with the rule"]:
+        one.users["list_viral"] = (0.9 * np.array(one.users["list_viral"])).tolist()
+    assert verdicts(tr14.assess(both, Design()).claims) == [True] * 3
+    for one in both["with the rule"]:
+        one.users["list_reward"] = (0.98 * np.array(one.users["list_reward"])).tolist()
+        one.users["list_viral"] = (np.array(one.users["list_viral"]) / 0.93).tolist()
+    assert verdicts(tr14.assess(both, Design()).claims) == [True, False, False]
+
+
+def test_a_rule_dampens_the_viral(laboratory: Laboratory) -> None:
+    rule = IndustrialReward(IndustrialSettings(share_limit=1e-6))
+    viral = laboratory.truth.world.viral
+    context, items = laboratory.users(1)[0], laboratory.index.item_ids
+    dampened = DampenedReward(laboratory.truth, rule, viral)(context, items)
+    plain = laboratory.truth(context, items)
+    assert viral[items].any()
+    assert dampened == pytest.approx(np.where(viral[items], plain / 2, plain))
+
+
 def test_legality() -> None:
     bases = {START: 0.6, "ECPO alone": 0.4, "with random": 0.7, "with top": 0.5}
     assert verdicts(tr13.assess(trials(bases), Design()).claims) == [True] * 6
@@ -217,7 +239,7 @@ def test_squeezing_on_a_tree(tmp_path: Path) -> None:
     assert len(axes.lines) == 9
 
 
-@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr15])
+@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15])
 def test_every_experiment_draws_its_plot(module: object) -> None:
     names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
     design = getattr(module, "DESIGN", Design())
