@@ -6,15 +6,14 @@ Consumes: committed artefacts. Produces: the current and the previous one. Waits
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from common.context import Context
 from common.item_index import ItemIndex
+from common.lookout import Lookout
 from reward_service.artefact import Artefact, committed, load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
 
@@ -41,10 +40,7 @@ class ModelFollower:
         first = load_artefact(folder)
         self._held = {first.card.version: first}
         self._newest = max(committed(folder))
-        self._lock = threading.Lock()
-        self._loader = ThreadPoolExecutor(1, "model-loader")
-        self._loading: Future[Artefact | None] | None = None
-        self._looked = time.monotonic()
+        self._lookout = Lookout[Artefact]("model-loader")
 
     @property
     def current(self) -> Artefact:
@@ -62,23 +58,16 @@ class ModelFollower:
 
     def poll(self, index: ItemIndex) -> bool:
         """Take up a newer version if one has been loaded and tried on an index; whether ``current`` changed now."""
-        with self._lock:
-            if self._loading is None and time.monotonic() - self._looked >= LOOK_EVERY_S:
-                self._looked = time.monotonic()
-                self._loading = self._loader.submit(self._look, self.current, index)
-            if self._loading is None or not self._loading.done():
-                return False
-            loading, self._loading = self._loading, None
-            artefact = loading.result()
-            if artefact is None:
-                return False
-            held = {**self._held, artefact.card.version: artefact}
-            self._held = dict(list(held.items())[-HELD:])
-            return True
+        artefact = self._lookout.poll(partial(self._look, self.current, index), LOOK_EVERY_S)
+        if artefact is None:
+            return False
+        held = {**self._held, artefact.card.version: artefact}
+        self._held = dict(list(held.items())[-HELD:])
+        return True
 
     def close(self) -> None:
         """Stop following. What is held stays."""
-        self._loader.shutdown(cancel_futures=True)
+        self._lookout.close()
 
     def _look(self, current: Artefact, index: ItemIndex) -> Artefact | None:
         """The newest committed version, if it is newer than all that were looked at before and fit for use."""

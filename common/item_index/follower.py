@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 
 from common.item_index.index import ItemIndex
 from common.item_index.snapshot import snapshot_path, verify_snapshot, versions
 from common.item_index.verification import Verifier
+from common.lookout import Lookout
 
 LOOK_EVERY_S = 0.5
 HELD = 2
@@ -44,9 +45,7 @@ class IndexFollower:
             self._verifier.close()
             raise
         self._lock = threading.Lock()
-        self._loader = ThreadPoolExecutor(1, "index-loader")
-        self._loading: Future[ItemIndex | None] | None = None
-        self._looked = time.monotonic()
+        self._lookout = Lookout[ItemIndex]("index-loader")
 
     @property
     def held(self) -> dict[int, ItemIndex]:
@@ -71,10 +70,7 @@ class IndexFollower:
         file system's journal.
         """
         with self._lock:
-            if self._loading is None and time.monotonic() - self._looked >= LOOK_EVERY_S:
-                self._looked = time.monotonic()
-                self._loading = self._loader.submit(self._look, self.current)
-            return self._take_up()
+            return self._take_up(self._lookout.poll(partial(self._look, self.current), LOOK_EVERY_S))
 
     def get(self, version: int) -> ItemIndex | None:
         """The snapshot of a version, loaded now if it is committed but not held; None if it is gone.
@@ -82,11 +78,9 @@ class IndexFollower:
         A newer one becomes current. An older one, that was skipped or let go, takes the place of the previous one.
         """
         while version > self.current.version and version not in self._refused and version in versions(self._folder):
+            wait([self._lookout.ask(partial(self._load_apart, version, self.current))])
             with self._lock:
-                self._loading = loading = self._loading or self._loader.submit(self._load_apart, version, self.current)
-            wait([loading])
-            with self._lock:
-                self._take_up()
+                self._take_up(self._lookout.taken())
         with self._lock:
             held = self._held
             if version not in held and version not in self._refused and version in versions(self._folder):
@@ -96,20 +90,16 @@ class IndexFollower:
 
     def close(self) -> None:
         """Stop loading. What is held stays readable."""
-        self._loader.shutdown(cancel_futures=True)
+        self._lookout.close()
         self._verifier.close()
 
-    def _take_up(self) -> bool:
-        if self._loading is None or not self._loading.done():
-            return False
-        loading, self._loading = self._loading, None
-        index = loading.result()
+    def _take_up(self, index: ItemIndex | None) -> bool:
         if index is None:
             return False
         held = {**self._held, index.version: index}
         gone = [held.pop(version) for version in sorted(held)[:-HELD]]
         self._held = held
-        self._loader.submit(gone.clear)  # to unmap gigabytes takes milliseconds that a reader should not wait
+        self._lookout.aside(gone.clear)  # to unmap gigabytes takes milliseconds that a reader should not wait
         return True
 
     def _open_first(self, first: int | None) -> dict[int, ItemIndex]:

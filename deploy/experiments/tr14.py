@@ -1,7 +1,7 @@
 """The industrial reward cuts the share of viral items at a stable true reward (OneRec technical report, section 4.3).
 
-The policy's own lists decide whether the rule is in force: it dampens the rewards of viral items while more than 8 % of what is
-generated are (a tenth of the catalogue is viral).
+The policy's own lists decide whether the rule is in force: it dampens the rewards of viral items while more than 8 % of
+what is generated are (a tenth of the catalogue is viral).
 """
 
 from __future__ import annotations

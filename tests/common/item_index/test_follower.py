@@ -88,7 +88,7 @@ def test_the_current_snapshot_changes_only_in_a_call(folder: Path) -> None:
     with closing(IndexFollower(folder)) as following:
         save(folder, 2)
         assert not following.poll() or following.current.version == 2
-        loading = following._loading
+        loading = following._lookout._look
         if loading is not None:
             loading.result(WAIT_S)
             assert following.current.version == 1
