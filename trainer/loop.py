@@ -228,9 +228,9 @@ class Trainer:
         self.snapshots.keep(admitted)
 
     def publish(self, wait: bool = False) -> None:
-        """Have the newest committed checkpoint's parameters published; ``wait`` until they are out."""
+        """Have the parameters published that rollout is to have; ``wait`` until they are out."""
         if self.publisher:
-            self.publisher.announce(self.state.staleness.newest)
+            self.publisher.announce(self.state.staleness.published)
             if wait:
                 self.publisher.wait(PUBLISH_TIMEOUTS * self.settings.redis.timeout_s)
 

@@ -115,7 +115,7 @@ class Run:
         self.session_filter.load_state({k: v.numpy() for k, v in _under("filter.", checkpoint.trainer).items()})
         self.play_times.load_state({k: v.numpy() for k, v in _under("plays.", checkpoint.trainer).items()})
         self.frontier = Frontier.from_state(state.frontier)
-        self.staleness = Staleness(self.staleness.max_lag, state.versions)
+        self.staleness = Staleness(self.staleness.max_lag, state.versions, self.staleness.frozen)
         self.step, self.index_version = state.step, state.indexes[-1]
         self.sessions, self.groups = dict(state.sessions), dict(state.groups)
         self.counters = Counter(state.counters)
@@ -198,7 +198,7 @@ def _newest(folder: Path, ranks: Ranks) -> Checkpoint | None:
 def _fresh_run(settings: Settings, indexes: Indexes, identity: Identity, ranks: Ranks) -> Run:
     policy = build_policy(settings.policy, settings.seed)
     training = TrainingStep(policy, Featurizer(settings.policy, indexes.current), settings, ranks)
-    staleness = Staleness(settings.sync.max_lag)
+    staleness = Staleness(settings.sync.max_lag, frozen=settings.sync.frozen)
     return Run(identity, training, SessionFilter(settings.filter), PlayTimes(PLAY_TIMES), Frontier(), staleness)
 
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 
 class Staleness:
-    """The parameter versions of this run, in order, and the bound on how far behind the newest a group may be."""
+    """The parameter versions of this run, in order, and the bound on how far behind the newest a group may be.
 
-    def __init__(self, max_lag: int, versions: Iterable[int] = ()) -> None:
-        self.max_lag = max_lag
+    With ``frozen`` rollout stays with the first version, and groups of it alone are trained.
+    """
+
+    def __init__(self, max_lag: int, versions: Iterable[int] = (), frozen: bool = False) -> None:
+        self.max_lag, self.frozen = max_lag, frozen
         self.versions: list[int] = []
         for version in versions:
             self.publish(version)
@@ -29,18 +32,23 @@ class Staleness:
         """The newest version; -1 before the first."""
         return self.versions[-1] if self.versions else -1
 
+    @property
+    def published(self) -> int:
+        """The version that rollout is to have; -1 before the first."""
+        return self.versions[0] if self.frozen and self.versions else self.newest
+
     def knows(self, version: int) -> bool:
         """Whether this run ever published the version."""
         return version in self.versions
 
     def lag(self, version: int) -> int:
-        """Published versions that are newer than ``version``."""
+        """Versions of this run that are newer than ``version``."""
         return sum(v > version for v in self.versions)
 
     def admits(self, version: int) -> bool:
         """Whether a group of this version may still be trained."""
-        return self.knows(version) and self.lag(version) <= self.max_lag
+        return version in self.admitted()
 
     def admitted(self) -> list[int]:
         """All versions that may still be trained, oldest first: their parameters must stay available."""
-        return self.versions[-1 - self.max_lag :]
+        return self.versions[:1] if self.frozen else self.versions[-1 - self.max_lag :]

@@ -103,6 +103,8 @@ class SyncSettings(Section):
     """Steps between two parameter versions."""
     max_lag: Annotated[int, Field(ge=0)] = 2
     """Groups that are more versions behind the newest published one are dropped."""
+    frozen: bool = False
+    """Rollout keeps the first version (the pre-trained reference of the report's table 9) instead of the newest."""
 
 
 class RlSettings(Section):

@@ -13,6 +13,7 @@ import redis
 import torch
 
 from common.messages import RolloutRequest, Session, decode
+from common.parameter_channel import Follower
 from common.stream import LogReader
 from tests.trainer.fake_fleet import FakeFleet
 from tests.trainer.tiny_run import ITEMS, TinyRun, grown_index, stream_sessions
@@ -102,13 +103,28 @@ def test_a_finite_log_is_trained_to_its_end_and_every_session_counts_once(tmp_pa
     assert (run.folder / "ready" / "trainer.json").exists()
 
 
+def test_a_frozen_generator_is_given_the_first_version_alone(tmp_path: Path, kafka: str) -> None:
+    run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=1", "rl.rate=0", "sync.frozen=true")
+    run.send(stream_sessions(COUNT))
+    train(run.folder, Event())
+    assert final(run).state.versions == [0, 5, 10, 15, 16]
+    assert ck.committed(run.folder / "checkpoints")[0] == 0
+    follower = Follower(os.environ["ONEREC_REDIS__URL"], run.folder.name, "reader", 5.0)
+    found = follower.fetch_newer(-1)
+    follower.close()
+    assert found is not None
+    assert found == (0, ck.policy_blob(run.folder / "checkpoints", 0))
+
+
 def test_killed_anywhere_it_ends_with_the_parameters_of_an_uninterrupted_run(tmp_path: Path, kafka: str) -> None:
+    """With reinforcement by feedback, whose ranks depend on the plays of everybody before."""
     sessions = stream_sessions(COUNT)
-    whole = TinyRun.make(tmp_path / "whole", kafka, "stream.partitions=1", "rl.rate=0")
+    settings = ("stream.partitions=1", "rl.rate=0", "rl.lambda_feedback=1", "rl.fewest_plays=1")
+    whole = TinyRun.make(tmp_path / "whole", kafka, *settings)
     whole.send(sessions)
     train(whole.folder, Event())
 
-    killed = TinyRun.make(tmp_path / "killed", kafka, "stream.partitions=1", "rl.rate=0")
+    killed = TinyRun.make(tmp_path / "killed", kafka, *settings)
     ends = killed.send(sessions[:30], end=False)
     trainer = start(killed)
     wait_for_steps(killed, 7)  # between the checkpoints 5 and 10
@@ -120,6 +136,9 @@ def test_killed_anywhere_it_ends_with_the_parameters_of_an_uninterrupted_run(tmp
     train(killed.folder, Event())
 
     one, other = final(whole), final(killed)
+    assert len(one.trainer["plays.play_ms"]) > 0
+    lines = [json.loads(line) for line in (whole.folder / "trainer_stats.jsonl").read_text().splitlines()]
+    assert sum(line["feedback_positive"] for line in lines) > 0
     assert one.policy == other.policy
     assert one.state.counters == other.state.counters
     assert one.trainer.keys() == other.trainer.keys()

@@ -34,3 +34,11 @@ def test_versions_must_grow() -> None:
     with pytest.raises(ValueError, match="greater than 5, got 5"):
         staleness.publish(5)
     assert Staleness(1).newest == -1
+
+
+@given(histories)
+def test_a_frozen_generator_has_the_first_version_and_groups_of_it_alone_are_trained(versions: list[int]) -> None:
+    frozen, following = Staleness(0, versions, frozen=True), Staleness(0, versions)
+    assert frozen.admitted() == [v for v in versions if frozen.admits(v)] == versions[:1] == [frozen.published]
+    assert frozen.newest == following.newest == following.published
+    assert Staleness(0, frozen=True).published == -1
