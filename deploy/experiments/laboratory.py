@@ -15,16 +15,18 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.simulated_sessions import Plan, Say, Sessions, make, read
-from common.context import Context
+from common.context import Context, UserEvents
 from common.item_index import ItemIndex
-from common.messages import NO_ITEM
+from common.messages import NO_ITEM, Label
 from common.session_log import SessionLog
-from common.settings import Settings
+from common.settings import RlSettings, Settings
 from deploy.data.simulator_world import World
 from reward_service.artefact import Artefact, load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.rewards import IndustrialReward
 from reward_service.training import train_preference_model
+from trainer.duration_reward import duration_bucket, play_ranks
+from trainer.step import FeedbackSample
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -127,6 +129,28 @@ class Laboratory:
     def evaluator(self) -> LearnedReward:
         """A preference model of the other half and another seed, which scores no rollouts: it tells reward hacking."""
         return LearnedReward(load_artefact(self.folder / HALVES[1] / "reward"), self.index)
+
+    @cached_property
+    def shown(self) -> dict[tuple[int, int], UserEvents]:
+        """What every session of the log showed, and what came of it, by user and time."""
+        log = SessionLog.open(self.folder / "log")
+        return {(one.user_id, one.time_ms): UserEvents.from_impressions(one.impressions) for one in log.sessions()}
+
+    def feedback(self, context: Context, duration_aware: bool) -> FeedbackSample:
+        """What the user of a training context did with the items of that session.
+
+        Plays are ranked among the user's earlier ones of like videos, or among all of them: raw play time.
+        """
+        rl, shown, past = RlSettings(), self.shown[context.user_id, context.time_ms], context.events
+        rows = self.index.rows(shown.item_id)
+        shown, rows = shown.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
+        buckets = [
+            duration_bucket(events.duration_ms, rl.duration_base) * (1 if duration_aware else 0) for events in (shown, past)
+        ]
+        ranks = play_ranks(shown.play_ms, buckets[0], past.play_ms, buckets[1], rl.fewest_plays)
+        codes = self.index.sids[rows].astype(np.int64)
+        unknown = np.full(codes.shape, np.nan, np.float32)
+        return FeedbackSample(context, codes, unknown, ranks, (shown.labels & int(Label.DISLIKE)) > 0)
 
     def users(self, most: int) -> list[Context]:
         """Every user's first held-out request, by ascending user id; of more than ``most`` users, evenly spaced ones."""

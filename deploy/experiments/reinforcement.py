@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,9 @@ class Arm(Section):
 
     name: str
     reinforced: bool = True
-    """False: the same steps of fine-tuning alone."""
+    """By rollouts; False and without feedback: the same steps of fine-tuning alone."""
+    feedback: Literal["", "duration-aware", "raw play time"] = ""
+    """How plays of the sessions at hand are ranked for reinforcement by feedback (``rl.lambda_feedback``)."""
     rl: RlSettings = REINFORCEMENT
     on_policy: bool = True
     """Whether the generator follows the trained policy, or stays what all arms begin with."""
@@ -127,7 +129,9 @@ def reinforce(
     course = Course()
     for k, samples in enumerate(batches(laboratory.sessions.training, plan.batch, plan.steps, seed + 1000), 1):
         groups = generator.groups(samples[: plan.groups], k, course) if arm.reinforced else []
-        metrics = step.run(samples, groups, k)
+        aware = arm.feedback == "duration-aware"
+        feedback = [laboratory.feedback(sample.context, aware) for sample in samples] if arm.feedback else []
+        metrics = step.run(samples, groups, k, feedback)
         course.loss.append(sum(metrics.loss_per_level))
         if groups:
             course.gradient_norm.append(metrics.rl_grad_norm)

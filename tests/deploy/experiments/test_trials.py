@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from benchmarks.harness import Claim
 from benchmarks.runs import key_of
 from benchmarks.simulated_sessions import compact
+from common.messages import Label
 from common.policy import to_blob
 from common.settings import IndustrialSettings, RlSettings
-from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16
+from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18
 from deploy.experiments.judgement import LIST, LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
@@ -144,7 +145,15 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
 
 def _figures() -> list[tuple[str, int]]:
     kinds = [(f"{kind}@{k}", k) for kind in tr06.KINDS for k in (4, 8, 16, 64, 512)]
-    return [*kinds, ("legality", 0), ("list_reward", 0), ("list_evaluator", 0), ("list_learned", 0), ("list_viral", 0)]
+    return [
+        *kinds,
+        ("legality", 0),
+        ("list_reward", 0),
+        ("list_evaluator", 0),
+        ("list_learned", 0),
+        ("list_viral", 0),
+        ("list_log_duration", 0),
+    ]
 
 
 def runs(arm: str, base: float) -> list[Trial]:
@@ -221,6 +230,34 @@ def test_a_rule_dampens_the_viral(laboratory: Laboratory) -> None:
     assert dampened == pytest.approx(np.where(viral[items], plain / 2, plain))
 
 
+def test_durations_that_drift() -> None:
+    bases = {"fine-tuning alone": 3.0, "duration-aware": 2.99, "raw play time": 3.2}
+    assert verdicts(tr18.assess(trials(bases), Design()).claims) == [True] * 3
+    assert verdicts(tr18.assess(trials(bases | {"duration-aware": 3.1}), Design()).claims) == [True, True, False]
+
+
+def test_feedback_of_a_session_by_hand(laboratory: Laboratory) -> None:
+    sample = max(laboratory.sessions.training, key=lambda one: len(one.context.events))
+    context = sample.context
+    aware, raw = (laboratory.feedback(context, which) for which in (True, False))
+    shown, past = laboratory.shown[context.user_id, context.time_ms], context.events
+    assert len(aware.codes) == len(shown) >= len(sample.codes)
+    assert aware.codes[-len(sample.codes) :].tolist() == sample.codes.tolist()
+    assert raw.ranks.tolist() == [float((past.play_ms <= play).mean()) for play in shown.play_ms]
+    like = [np.floor(np.log2(past.duration_ms / 1000)) == np.floor(np.log2(d / 1000)) for d in shown.duration_ms]
+    for k, same in enumerate(like):
+        assert np.isnan(aware.ranks[k]) == (same.sum() < 5)
+        if same.sum() >= 5:
+            assert aware.ranks[k] == pytest.approx((past.play_ms[same] <= shown.play_ms[k]).mean())
+    assert aware.negative.tolist() == ((shown.labels & int(Label.DISLIKE)) > 0).tolist()
+
+
+def test_reinforcement_by_feedback_moves_the_policy(laboratory: Laboratory) -> None:
+    start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
+    made = [to_blob(reinforce(arm, DESIGN.schedule, laboratory, start, 0, lambda _: None)[0]) for arm in tr18.ARMS]
+    assert len(set(made)) == 3
+
+
 def test_legality() -> None:
     bases = {START: 0.6, "ECPO alone": 0.4, "with random": 0.7, "with top": 0.5}
     assert verdicts(tr13.assess(trials(bases), Design()).claims) == [True] * 6
@@ -239,7 +276,7 @@ def test_squeezing_on_a_tree(tmp_path: Path) -> None:
     assert len(axes.lines) == 9
 
 
-@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15])
+@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18])
 def test_every_experiment_draws_its_plot(module: object) -> None:
     names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
     design = getattr(module, "DESIGN", Design())
