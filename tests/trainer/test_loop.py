@@ -104,7 +104,7 @@ def test_a_finite_log_is_trained_to_its_end_and_every_session_counts_once(tmp_pa
 
 
 def test_a_frozen_generator_is_given_the_first_version_alone(tmp_path: Path, kafka: str) -> None:
-    run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=1", "rl.rate=0", "sync.frozen=true")
+    run = TinyRun.make(tmp_path / "frozen", kafka, "stream.partitions=1", "rl.rate=0", "sync.frozen=true")
     run.send(stream_sessions(COUNT))
     train(run.folder, Event())
     assert final(run).state.versions == [0, 5, 10, 15, 16]
