@@ -79,8 +79,6 @@ class Arm(Section):
     learning_rate_factor: Annotated[float, Field(gt=0)] = 1.0
     industrial: IndustrialSettings | None = None
     """The rule that dampens the rewards of viral items; its tags are not read, the world knows them."""
-    truth: bool = False
-    """Whether candidates are scored by the true reward instead of the preference model."""
 
 
 @dataclass
@@ -159,7 +157,7 @@ class _Generator:
     def __init__(self, arm: Arm, laboratory: Laboratory, start: Policy, seed: int) -> None:
         self.policy, self.seed = _copy(start), seed
         self.format_samples = arm.rl.format_samples or 1
-        self.source: RewardSource = laboratory.truth if arm.truth else laboratory.learned
+        self.source: RewardSource = laboratory.learned
         self.viral = laboratory.truth.world.viral
         if arm.industrial:
             self.source = DampenedReward(self.source, IndustrialReward(arm.industrial), self.viral)
