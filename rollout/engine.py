@@ -15,7 +15,8 @@ from common.features import Featurizer
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM
 from common.policy import Policy
-from rollout.beam_search import TensorTrie, beam_search
+from common.tensor_trie import TensorTrie
+from rollout.beam_search import beam_search
 from rollout.sampling import Truncation, sample
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.features import hashed
-from common.item_index import ItemIndex, Trie
+from common.item_index import ItemIndex
 from common.policy import Memory, Policy
+from common.tensor_trie import TensorTrie
 
 
 class ItemTeacher:
@@ -33,7 +34,8 @@ class ItemTeacher:
         sids = np.asarray(index.sids)[index.rows(heads)].astype(np.int64) + 1
         self.policy, self.share = policy, share
         self.vid, self.sids = torch.from_numpy(vid).to(device), torch.from_numpy(sids).to(device)
-        self.levels = [_Level(level, device) for level in _levels(index.trie)]
+        self.trie = TensorTrie(index.trie, device)
+        self.below = _items_below(self.trie)
 
     def loss(self, memory: Memory, logits: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
         """Mean over targets of the teacher's own loss and of the levels' losses against the mixed targets.
@@ -48,45 +50,26 @@ class ItemTeacher:
         mass = functional.pad(of_item.detach().softmax(-1).double().cumsum(-1), (1, 0))
         node = torch.zeros_like(contexts)
         loss = of_item.new_zeros(())
-        for level, given, code in zip(self.levels, logits[mask].float().unbind(1), codes[mask].unbind(1), strict=True):
+        for depth, (given, code) in enumerate(zip(logits[mask].unbind(1), codes[mask].unbind(1), strict=True)):
             log_probs = given.log_softmax(-1)
-            children, targets = level.targets(mass, node)
+            children, nodes, exists = self.trie.children(depth, node)
+            targets = _shares(mass, self.below[depth], nodes, exists)
             taught = -(targets * log_probs.gather(-1, children)).sum(-1).mean()
             came = functional.nll_loss(log_probs, code)
             loss = loss + self.share * taught + (1 - self.share) * came
-            node = level.child(node, code)
+            node = nodes.gather(-1, (exists & (children == code.unsqueeze(-1))).int().argmax(-1, keepdim=True)).squeeze(-1)
         return loss + functional.cross_entropy(of_item, node)
 
 
-class _Level:
-    """One depth of the trie as tensors: each node's children, and which items lie below each of them."""
-
-    def __init__(self, arrays: tuple[np.ndarray, np.ndarray, np.ndarray], device: torch.device) -> None:
-        self.offsets, self.codes, self.below = (torch.from_numpy(a.astype(np.int64)).to(device) for a in arrays)
-        self.degree = int(self.offsets.diff().max())
-        self.base = int(self.codes.max()) + 1
-        parents = torch.repeat_interleave(torch.arange(len(self.offsets) - 1, device=device), self.offsets.diff())
-        self.keys = parents * self.base + self.codes
-
-    def targets(self, mass: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
-        """The children's codes (B, C) of nodes (B,), and each one's share of its node's mass, 0 where there is none."""
-        first, last = self.offsets[node], self.offsets[node + 1]
-        at = first.unsqueeze(-1) + torch.arange(self.degree, device=node.device)
-        exists = at < last.unsqueeze(-1)
-        at = at.clamp(max=len(self.codes) - 1)
-        own = (mass.gather(-1, self.below[at + 1]) - mass.gather(-1, self.below[at])).masked_fill(~exists, 0)
-        return self.codes[at], (own / own.sum(-1, keepdim=True).clamp(min=1e-12)).float()
-
-    def child(self, node: Tensor, code: Tensor) -> Tensor:
-        """The node of the next depth that a code (B,) leads to."""
-        return torch.searchsorted(self.keys, node * self.base + code)
+def _shares(mass: Tensor, below: Tensor, nodes: Tensor, exists: Tensor) -> Tensor:
+    """Each child's (B, C) share of its parent's mass, 0 where there is none."""
+    own = (mass.gather(-1, below[nodes + 1]) - mass.gather(-1, below[nodes])).masked_fill(~exists, 0)
+    return (own / own.sum(-1, keepdim=True).clamp(min=1e-12)).float()
 
 
-def _levels(trie: Trie) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per depth: where each node's children begin, their codes, and how many items lie before each child (and in all)."""
-    below = np.arange(len(trie.leaf_keys) + 1)
-    out = []
-    for offsets, codes in zip(reversed(trie.offsets), reversed(trie.child_codes), strict=True):
-        out.append((np.asarray(offsets), np.asarray(codes), below))
-        below = below[np.asarray(offsets)]
-    return out[::-1]
+def _items_below(trie: TensorTrie) -> list[Tensor]:
+    """Per depth: how many items lie before each node's children, and in all."""
+    below = [torch.arange(len(trie.codes[-1]) + 1, device=trie.codes[-1].device)]
+    for offsets in reversed(trie.offsets[1:]):
+        below.append(below[-1][offsets])
+    return below[::-1]

@@ -7,7 +7,8 @@ import torch
 from common.features import Featurizer
 from common.policy import Memory, Policy, build_policy
 from common.settings import PolicySettings
-from rollout.beam_search import TensorTrie, beam_search
+from common.tensor_trie import TensorTrie
+from rollout.beam_search import beam_search
 from tests.factories import ARCHITECTURES, TINY, make_context, make_index, tiny
 
 
