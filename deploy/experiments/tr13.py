@@ -15,7 +15,7 @@ from benchmarks.harness import Claim
 from benchmarks.runs import SEEDS
 from benchmarks.simulated_sessions import Say
 from deploy.experiments.reinforcement import REINFORCEMENT, Arm
-from deploy.experiments.trials import START, Design, ExperimentResult, Trial, Trials, found, higher, run_trials
+from deploy.experiments.trials import START, Design, ExperimentResult, Trial, Trials, courses, found, higher, run_trials
 
 NAME = "tr13"
 FIGURE = "legality"
@@ -55,15 +55,9 @@ def assess(trials: Trials, design: Design) -> ExperimentResult:
 
 def plot(axes: Any, result: ExperimentResult) -> bool:
     """Legality of the rollout groups over the steps, every seed."""
-    steps = result.design["schedule"]["steps"]
-    for k, arm in enumerate(ARMS):
-        for seed, curves in enumerate(result.curves[arm.name]):
-            values = curves["legality"]
-            at = (np.arange(len(values)) + 0.5) * steps / len(values)
-            axes.plot(at, values, color=f"C{k}", linewidth=1, label=arm.name if seed == 0 else None)
-    axes.set(title="Legality of the candidates", xlabel="step", ylabel="share that are items")
+    courses(axes, result, "legality", [arm.name for arm in ARMS])
+    axes.set(title="Legality of the candidates", ylabel="share that are items")
     axes.set_ylim(0, 1)
-    axes.legend()
     return True
 
 

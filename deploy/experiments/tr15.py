@@ -8,13 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.harness import Claim
 from benchmarks.runs import SEEDS
 from benchmarks.simulated_sessions import Say
 from deploy.experiments.reinforcement import REINFORCEMENT, Arm, Schedule
-from deploy.experiments.trials import Design, ExperimentResult, Trials, found, run_trials
+from deploy.experiments.trials import Design, ExperimentResult, Trials, courses, found, run_trials
 
 NAME = "tr15"
 DESIGN = Design(schedule=Schedule(steps=2_500, publish_every=1_000))
@@ -44,13 +42,7 @@ def assess(trials: Trials, design: Design) -> ExperimentResult:
 
 def plot(axes: Any, result: ExperimentResult) -> bool:
     """The largest gradient norm of each stretch, every seed."""
-    steps = result.design["schedule"]["steps"]
-    for k, arm in enumerate(ARMS):
-        for seed, curves in enumerate(result.curves[arm.name]):
-            values = curves["gradient_norm"]
-            at = (np.arange(len(values)) + 0.5) * steps / len(values)
-            axes.plot(at, values, color=f"C{k}", linewidth=1, label=arm.name.upper() if seed == 0 else None)
-    axes.set(title="Gradient norm of reinforcement, before clipping", xlabel="step", ylabel="largest of a stretch")
+    courses(axes, result, "gradient_norm", [arm.name for arm in ARMS])
+    axes.set(title="Gradient norm of reinforcement, before clipping", ylabel="largest of a stretch")
     axes.set_yscale("log")
-    axes.legend()
     return True

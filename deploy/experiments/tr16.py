@@ -80,23 +80,23 @@ def assess(courses: dict[str, list[Course]]) -> ExperimentResult:
 def course(arm: str, seed: int) -> Course:
     """One arm on one tree."""
     rng = np.random.default_rng(seed)
-    legal = np.zeros(CODES**LEVELS, bool)
-    legal[rng.choice(CODES**LEVELS, LEGAL, replace=False)] = True
+    legal = torch.zeros(CODES**LEVELS, dtype=torch.bool)
+    legal[torch.from_numpy(rng.choice(CODES**LEVELS, LEGAL, replace=False))] = True
     taste = torch.from_numpy(rng.random(CODES**LEVELS))
-    tables = _start(torch.from_numpy(legal), rng)
+    tables = _start(legal, rng)
     objective: Objective = "gbpo" if arm == GBPO else "ecpo"
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.from_numpy(legal) & (taste > taste[torch.from_numpy(legal)].median())
+    kept = legal & (taste > taste[legal].median())
     before = _leaf_log_probs(tables).sum(-1)[kept]
     found = Course([], [], [])
     for _ in range(STEPS):
         tables = [table.detach().requires_grad_() for table in tables]
         levels = _leaf_log_probs(tables)
         whole = levels.sum(-1)
-        found.legal_mass.append(float(whole.detach().exp()[torch.from_numpy(legal)].sum()))
+        found.legal_mass.append(float(whole.detach().exp()[legal].sum()))
         found.innocent.append(float((whole.detach()[kept] - before).median().exp()))
         best = whole.detach().topk(GROUP).indices
-        is_legal = torch.from_numpy(legal)[best]
+        is_legal = legal[best]
         rewards = [float(taste[leaf]) if legal[leaf] else None for leaf in best.tolist()]
         advantage = torch.from_numpy(group_advantages(rewards)).double().clamp(max=0)
         now, old = levels[best], levels[best].detach()

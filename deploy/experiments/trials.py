@@ -163,6 +163,17 @@ def bars(axes: Any, result: ExperimentResult, figure: str, arms: Sequence[str], 
     return True
 
 
+def courses(axes: Any, result: ExperimentResult, curve: str, arms: Sequence[str]) -> None:
+    """One curve over the steps, a colour for each arm and a line for each seed, on a matplotlib axes."""
+    steps = result.design["schedule"]["steps"]
+    for k, arm in enumerate(arms):
+        for seed, curves in enumerate(result.curves[arm]):
+            at = (np.arange(len(curves[curve])) + 0.5) * steps / len(curves[curve])
+            axes.plot(at, curves[curve], color=f"C{k}", linewidth=1, label=arm if seed == 0 else None)
+    axes.set_xlabel("step")
+    axes.legend()
+
+
 def means(trials: Trials, figures: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """By figure and arm, every seed's mean over users."""
     return {figure: {arm: [one.mean(figure) for one in runs] for arm, runs in trials.items()} for figure in figures}
