@@ -6,11 +6,11 @@ search over the same arrays. The swap: a thread looks up keys in a loop while `I
 written on this machine, behind it. Its stall is what it waits in one iteration: for the interpreter lock, a page or its
 core.
 
-On a virtual machine an iteration may take tens of milliseconds, swap or no swap (see ``longest_idle_ms``): the host takes
-the core away, by its quota for tens of milliseconds of every 100, or the memory behind a page, and the thread seems to run.
-An iteration without a sleep and without a page fault does the same work as any other, so that only its time in the run
-queue counts. From one with a sleep, what the kernel knows to be stolen is taken off, in its ticks of 10 ms. All this means
-something only on a machine that is otherwise idle: see ``load_average_before``.
+On a virtual machine an iteration may take tens of milliseconds, swap or no swap (see ``longest_idle_ms``): the host does not
+run a core, and the thread seems to run. `benchmarks.pauses` witnesses that. What it saw of the reader's core is taken off an
+iteration's wall time, and nothing else; from an iteration that slept also what it saw of the other cores, one of which may
+have had the interpreter lock. All this means something only on a machine that is otherwise idle: see
+``load_average_before``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +35,7 @@ import numpy.typing as npt
 
 from benchmarks.harness import BenchResult, Claim, Floor, Race, race, seconds
 from benchmarks.index_build import CODES, LEVELS, SNAPSHOTS, TAGS, WIDTH
+from benchmarks.pauses import Pause, Witnesses, taken
 from common.item_index import IndexFollower, ItemIndex, snapshot_path
 from common.messages import NO_ITEM
 
@@ -46,7 +46,6 @@ BATCH, READER_BATCH = 4096, 512
 IDLE_S, AFTER_S = 2.0, 0.5
 """How long the reader is watched before a snapshot appears, and after it was taken up."""
 ROUNDS = 12
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 MINUTES, GIB, KEYS_PER_S, STALL_MS = 2.0, 4.0, 1e6, 10.0
 Codes = npt.NDArray[np.int32]
 Say = Callable[[str], None]
@@ -174,62 +173,62 @@ def _touch(index: ItemIndex, count: int) -> None:
 
 @dataclass(frozen=True)
 class _Clocks:
-    """What this thread has done so far (Linux)."""
+    """What this thread has done so far, and where it is (Linux)."""
 
     wall_s: float
     ran_s: float
     queued_s: float  # could have run, but its core ran something else
     sleeps: int  # for the interpreter lock, for a page of a file
     faults: int
-    stolen_s: float  # from all cores, as far as the kernel knows
+    core: int
 
     @staticmethod
     def read() -> _Clocks:
-        queued = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()[1]
-        stolen = Path("/proc/stat").read_text().split(maxsplit=9)[8]
+        task = Path(f"/proc/self/task/{threading.get_native_id()}")
         used = resource.getrusage(resource.RUSAGE_THREAD)
         return _Clocks(
             wall_s=time.perf_counter(),
             ran_s=time.thread_time(),
-            queued_s=int(queued) / 1e9,
+            queued_s=int((task / "schedstat").read_text().split()[1]) / 1e9,
             sleeps=used.ru_nvcsw + used.ru_majflt,
             faults=used.ru_minflt,
-            stolen_s=int(stolen) / TICKS_PER_S,
+            core=int((task / "stat").read_text().rpartition(")")[2].split()[36]),
         )
-
-    def stall_s(self, after: _Clocks) -> float:
-        """Seconds until ``after`` that something on this machine kept the thread from its work."""
-        if after.sleeps > self.sleeps:
-            return max(0.0, after.wall_s - self.wall_s - (after.stolen_s - self.stolen_s))
-        ran = after.ran_s - self.ran_s if after.faults > self.faults else 0.0
-        return ran + after.queued_s - self.queued_s
 
 
 @dataclass(frozen=True)
 class _Iteration:
     """One iteration of the reader."""
 
-    at_s: float  # since it was told to begin
-    wall_ms: float
-    stall_ms: float
+    began_s: float
+    ended_s: float
     ran_ms: float
     queued_ms: float
     sleeps: int
     faults: int
-    stolen_ms: float
+    core: int
 
     @staticmethod
-    def between(began: _Clocks, before: _Clocks, after: _Clocks) -> _Iteration:
+    def between(before: _Clocks, after: _Clocks) -> _Iteration:
         return _Iteration(
-            at_s=before.wall_s - began.wall_s,
-            wall_ms=1e3 * (after.wall_s - before.wall_s),
-            stall_ms=1e3 * before.stall_s(after),
+            began_s=before.wall_s,
+            ended_s=after.wall_s,
             ran_ms=1e3 * (after.ran_s - before.ran_s),
             queued_ms=1e3 * (after.queued_s - before.queued_s),
             sleeps=after.sleeps - before.sleeps,
             faults=after.faults - before.faults,
-            stolen_ms=1e3 * (after.stolen_s - before.stolen_s),
+            core=after.core,
         )
+
+    @property
+    def wall_ms(self) -> float:
+        return 1e3 * (self.ended_s - self.began_s)
+
+    def stall_ms(self, pauses: dict[int, list[Pause]]) -> float:
+        """What it took without the pauses that it met."""
+        cores = pauses if self.sleeps else [self.core]
+        met = [pause for core in cores for pause in pauses[core]]
+        return self.wall_ms - 1e3 * taken(self.began_s, self.ended_s, met)
 
 
 @dataclass(frozen=True)
@@ -242,11 +241,11 @@ class _Reader:
     def until(self, done: Callable[[], bool]) -> list[_Iteration]:
         """Iterate until something is done."""
         out = list[_Iteration]()
-        began = before = _Clocks.read()
+        before = _Clocks.read()
         while not done():
             self.follower.current.head_items(self.batches[len(out) % len(self.batches)])
             after = _Clocks.read()
-            out.append(_Iteration.between(began, before, after))
+            out.append(_Iteration.between(before, after))
             before = after
         return out
 
@@ -266,10 +265,13 @@ def _into_page_cache(snapshot: Path) -> None:
 
 def _swaps(folder: Path, rounds: int) -> dict[str, Any]:
     """The longest stall around each swap, and in a window before it in which nothing happens."""
-    return {"reader_batch": READER_BATCH, "swaps": [swap for _ in range(rounds) for swap in _round(folder)]}
+    with Witnesses() as witnesses:
+        swaps = [swap for _ in range(rounds) for swap in _round(folder, witnesses)]
+        paused = {core: sum(end - start for start, end in pauses) for core, pauses in witnesses.pauses().items()}
+    return {"reader_batch": READER_BATCH, "paused_s": paused, "swaps": swaps}
 
 
-def _round(folder: Path) -> Iterator[dict[str, Any]]:
+def _round(folder: Path, witnesses: Witnesses) -> Iterator[dict[str, Any]]:
     """Snapshots appear one after the other; the second swap lets the first snapshot go."""
     hidden = {version: snapshot_path(folder, version).rename(folder / f"later-{version}") for version in (2, 3)}
     follower = IndexFollower(folder)
@@ -283,15 +285,15 @@ def _round(folder: Path) -> Iterator[dict[str, Any]]:
             loading = reader.until(follower.poll)
             took = time.perf_counter() - began
             around = loading + reader.for_s(AFTER_S)
+            pauses = witnesses.pauses()
+            worst = max(around, key=lambda one: one.stall_ms(pauses))
             yield {
-                "stall_ms": _longest(around, "stall_ms").stall_ms, "longest_ms": _longest(around, "wall_ms").wall_ms,
+                "stall_ms": worst.stall_ms(pauses), "longest_ms": max(one.wall_ms for one in around),
                 "usual_ms": median(one.wall_ms for one in idle),
-                "stall_idle_ms": _longest(idle, "stall_ms").stall_ms, "longest_idle_ms": _longest(idle, "wall_ms").wall_ms,
-                "load_s": took, "lookups_meanwhile": len(loading), "worst": asdict(_longest(around, "stall_ms")),
+                "stall_idle_ms": max(one.stall_ms(pauses) for one in idle),
+                "longest_idle_ms": max(one.wall_ms for one in idle),
+                "load_s": took, "lookups_meanwhile": len(loading),
+                "worst": asdict(worst) | {"wall_ms": worst.wall_ms, "after_s": worst.began_s - began},
             }  # fmt: skip
     finally:
         follower.close()
-
-
-def _longest(iterations: list[_Iteration], by: str) -> _Iteration:
-    return max(iterations, key=attrgetter(by))

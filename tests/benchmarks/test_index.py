@@ -43,21 +43,16 @@ def test_claims_fail_when_the_figures_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sleeps", "faults", "stolen_s", "stall_s"),
+    ("sleeps", "stall_ms"),
     [
-        (3, 7, 2.00, 0.005),  # neither slept nor faulted: the usual work, and a time in the queue
-        (3, 8, 2.00, 0.007),  # a page fault: its run counts, the rest is the host's
-        (4, 7, 2.00, 0.040),  # slept: all of it counts
-        (4, 8, 2.03, 0.010),  # but for what the kernel knows to be stolen
-        (4, 8, 2.05, 0.000),  # from all cores: may be more than this thread lost
+        (0, 30.0),  # only its own core matters
+        (1, 20.0),  # slept: another core may have had the interpreter lock
     ],
 )
-def test_a_stall_is_what_this_machine_takes_and_not_what_its_host_takes(
-    sleeps: int, faults: int, stolen_s: float, stall_s: float
-) -> None:
-    before = bench._Clocks(wall_s=1.0, ran_s=0.5, queued_s=0.1, sleeps=3, faults=7, stolen_s=2.0)
-    after = bench._Clocks(wall_s=1.040, ran_s=0.502, queued_s=0.105, sleeps=sleeps, faults=faults, stolen_s=stolen_s)
-    assert before.stall_s(after) == pytest.approx(stall_s)
+def test_a_stall_is_what_an_iteration_takes_without_the_pauses_it_met(sleeps: int, stall_ms: float) -> None:
+    one = bench._Iteration(1.0, 1.040, ran_ms=5.0, queued_ms=0.0, sleeps=sleeps, faults=0, core=1)
+    pauses = {0: [(0.9, 1.015), (1.2, 1.3)], 1: [(1.010, 1.020)]}
+    assert one.stall_ms(pauses) == pytest.approx(stall_ms)
 
 
 def test_the_peak_is_of_this_process() -> None:
