@@ -15,6 +15,7 @@ have had the interpreter lock. All this means something only on a machine that i
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -38,6 +39,7 @@ from benchmarks.index_build import CODES, LEVELS, SNAPSHOTS, TAGS, WIDTH
 from benchmarks.pauses import Pause, Witnesses, taken
 from common.item_index import IndexFollower, ItemIndex, snapshot_path
 from common.messages import NO_ITEM
+from common.worker import spare_collector
 
 ITEMS = 10_000_000
 KEYS = 1 << 20
@@ -276,6 +278,7 @@ def _round(folder: Path, witnesses: Witnesses) -> Iterator[dict[str, Any]]:
     hidden = {version: snapshot_path(folder, version).rename(folder / f"later-{version}") for version in (2, 3)}
     follower = IndexFollower(folder)
     reader = _Reader(follower, [_random_sids(follower.current, READER_BATCH, seed) for seed in range(200)])
+    spare_collector()  # as every worker does, or it stops the reader for 100 ms now and then
     try:
         for version, path in hidden.items():
             _into_page_cache(path)
@@ -297,3 +300,4 @@ def _round(folder: Path, witnesses: Witnesses) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
     finally:
         follower.close()
+        gc.unfreeze()
