@@ -24,8 +24,9 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -169,8 +170,8 @@ def _each(lookup: Lookup, batches: Sequence[npt.NDArray[Any]]) -> None:
 
 def _touch(index: ItemIndex, count: int) -> None:
     rng = np.random.default_rng(0)
-    for array, reads in ((index.trie.leaf_keys, count), (index.bucket_starts, count // 2), (index.bucket_items, count // 2)):
-        array[rng.integers(0, len(array), reads)].max()
+    for column, reads in ((index.trie.leaf_keys, count), (index.bucket_starts, count // 2), (index.bucket_items, count // 2)):
+        column[rng.integers(0, len(column), reads)].max()
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,11 @@ class _Clocks:
             core=int((task / "stat").read_text().rpartition(")")[2].split()[36]),
         )
 
+    def until(self, after: _Clocks) -> tuple[float, ...]:
+        """What was done until then: the fields of `_Iteration` but for its times."""
+        ran_ms, queued_ms = 1e3 * (after.ran_s - self.ran_s), 1e3 * (after.queued_s - self.queued_s)
+        return ran_ms, queued_ms, after.sleeps - self.sleeps, after.faults - self.faults, after.core
+
 
 @dataclass(frozen=True)
 class _Iteration:
@@ -211,16 +217,9 @@ class _Iteration:
     core: int
 
     @staticmethod
-    def between(before: _Clocks, after: _Clocks) -> _Iteration:
-        return _Iteration(
-            began_s=before.wall_s,
-            ended_s=after.wall_s,
-            ran_ms=1e3 * (after.ran_s - before.ran_s),
-            queued_ms=1e3 * (after.queued_s - before.queued_s),
-            sleeps=after.sleeps - before.sleeps,
-            faults=after.faults - before.faults,
-            core=after.core,
-        )
+    def all_of(rows: array[float]) -> list[_Iteration]:
+        """What `_Reader` noted."""
+        return [_Iteration(*row[:4], *map(int, row[4:])) for row in np.array(rows).reshape(-1, len(fields(_Iteration)))]
 
     @property
     def wall_ms(self) -> float:
@@ -240,18 +239,21 @@ class _Reader:
     follower: IndexFollower
     batches: list[Codes]
 
-    def until(self, done: Callable[[], bool]) -> list[_Iteration]:
-        """Iterate until something is done."""
-        out = list[_Iteration]()
-        before = _Clocks.read()
-        while not done():
-            self.follower.current.head_items(self.batches[len(out) % len(self.batches)])
-            after = _Clocks.read()
-            out.append(_Iteration.between(before, after))
-            before = after
-        return out
+    def until(self, done: Callable[[], bool]) -> array[float]:
+        """Iterate until something is done; the fields of `_Iteration`, one after the other.
 
-    def for_s(self, duration_s: float) -> list[_Iteration]:
+        They are plain numbers, because objects would have the garbage collector look through them in the middle of it.
+        """
+        noted = array("d")
+        before, count = _Clocks.read(), 0
+        while not done():
+            self.follower.current.head_items(self.batches[count % len(self.batches)])
+            after = _Clocks.read()
+            noted.extend((before.wall_s, after.wall_s, *before.until(after)))
+            before, count = after, count + 1
+        return noted
+
+    def for_s(self, duration_s: float) -> array[float]:
         """Iterate for a while."""
         end = time.perf_counter() + duration_s
         return self.until(lambda: time.perf_counter() > end)
@@ -282,12 +284,12 @@ def _round(folder: Path, witnesses: Witnesses) -> Iterator[dict[str, Any]]:
     try:
         for version, path in hidden.items():
             _into_page_cache(path)
-            idle = reader.for_s(IDLE_S)
+            noted = reader.for_s(IDLE_S)
             path.rename(snapshot_path(folder, version))
             began = time.perf_counter()
             loading = reader.until(follower.poll)
             took = time.perf_counter() - began
-            around = loading + reader.for_s(AFTER_S)
+            idle, around = _Iteration.all_of(noted), _Iteration.all_of(loading + reader.for_s(AFTER_S))
             pauses = witnesses.pauses()
             worst = max(around, key=lambda one: one.stall_ms(pauses))
             yield {
@@ -295,7 +297,7 @@ def _round(folder: Path, witnesses: Witnesses) -> Iterator[dict[str, Any]]:
                 "usual_ms": median(one.wall_ms for one in idle),
                 "stall_idle_ms": max(one.stall_ms(pauses) for one in idle),
                 "longest_idle_ms": max(one.wall_ms for one in idle),
-                "load_s": took, "lookups_meanwhile": len(loading),
+                "load_s": took, "lookups_meanwhile": len(loading) // len(fields(_Iteration)),
                 "worst": asdict(worst) | {"wall_ms": worst.wall_ms, "after_s": worst.began_s - began},
             }  # fmt: skip
     finally:
