@@ -40,7 +40,7 @@ from benchmarks.index_build import CODES, LEVELS, SNAPSHOTS, TAGS, WIDTH
 from benchmarks.pauses import Pause, Witnesses, taken
 from common.item_index import IndexFollower, ItemIndex, snapshot_path
 from common.messages import NO_ITEM
-from common.worker import spare_collector
+from common.worker import prefer_latency
 
 ITEMS = 10_000_000
 KEYS = 1 << 20
@@ -170,7 +170,8 @@ def _each(lookup: Lookup, batches: Sequence[npt.NDArray[Any]]) -> None:
 
 def _touch(index: ItemIndex, count: int) -> None:
     rng = np.random.default_rng(0)
-    for column, reads in ((index.trie.leaf_keys, count), (index.bucket_starts, count // 2), (index.bucket_items, count // 2)):
+    half = count // 2
+    for column, reads in ((index.trie.leaf_keys, count), (index.bucket_starts, half), (index.bucket_items, half)):
         column[rng.integers(0, len(column), reads)].max()
 
 
@@ -280,7 +281,7 @@ def _round(folder: Path, witnesses: Witnesses) -> Iterator[dict[str, Any]]:
     hidden = {version: snapshot_path(folder, version).rename(folder / f"later-{version}") for version in (2, 3)}
     follower = IndexFollower(folder)
     reader = _Reader(follower, [_random_sids(follower.current, READER_BATCH, seed) for seed in range(200)])
-    spare_collector()  # as every worker does, or it stops the reader for 100 ms now and then
+    prefer_latency()  # as every worker does
     try:
         for version, path in hidden.items():
             _into_page_cache(path)

@@ -19,7 +19,7 @@ import torch
 import uvicorn
 
 from common.settings import load_settings
-from common.worker import spare_collector
+from common.worker import prefer_latency
 from reward_service.app import create_app
 from reward_service.rewards import Rewards
 
@@ -34,7 +34,7 @@ class ReadyServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start (which includes the warm-up), then write the ready file."""
         await super().startup(sockets)
-        spare_collector()
+        prefer_latency()
         self.ready_file.parent.mkdir(exist_ok=True)
         temporary = self.ready_file.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps({"url": self.url, "pid": os.getpid()}))

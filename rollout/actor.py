@@ -18,7 +18,7 @@ from common.messages import NO_ITEM, RolloutGroup, RolloutRequest
 from common.parameter_channel import ChannelError, Follower
 from common.policy import build_policy, load_weights
 from common.settings import load_settings
-from common.worker import spare_collector
+from common.worker import prefer_latency
 from rollout.engine import Candidates, GenerationEngine
 from rollout.groups import Origin, failed_group, sampler_of, scored_group
 from rollout.reward_client import RewardClient, RewardError
@@ -74,7 +74,7 @@ class RolloutWorker:
         self._told: Counter[str] = Counter()
         self._follower = Follower(redis.url.get_secret_value(), self.run, name, redis.timeout_s)
         self._await_first_version(first_version_s)
-        spare_collector()
+        prefer_latency()
 
     def ready(self) -> int:
         """The parameter version held; answers only once there is one."""
