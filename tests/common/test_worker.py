@@ -10,7 +10,7 @@ import pytest
 from common.worker import SWITCH_S, say_ready
 
 
-def test_a_worker_that_is_ready_leaves_what_it_loaded_out_of_garbage_collection_and_switches_threads_soon(
+def test_a_worker_that_is_ready_has_short_pauses(
     tmp_path: Path,
 ) -> None:
     before, loaded = sys.getswitchinterval(), [[number] for number in range(1000)]
