@@ -84,7 +84,7 @@ def read_exposures(
     labels = make_labels(bits, play, duration, clicks_recorded=bool((bits & int(Label.CLICK)).any()))
     table = _requests(owners, np.array(requests, np.int64))
     targets = Targets(request[known], row[known], tab[known])
-    return Exposures(table, targets, Labels(labels.values[known], labels.known[known]), table.user_id[targets.request])
+    return Exposures(table, targets, labels.take(known), table.user_id[targets.request])
 
 
 def _timeline(user: User, shape: Shape) -> _Timeline:

@@ -53,6 +53,8 @@ class RewardSettings(Section):
     learning_rate: Rate = 2e-3
     max_weight: Weight = 20.0
     """Objective weights are 1 / prevalence, clipped here."""
+    reweighting_rounds: Annotated[int, Field(ge=0, le=100)] = 0
+    """Times that the model is trained again with more weight on what the P-Score ranks worst; the best one counts."""
     terms: dict[Literal["p_score", "ctr", "lvtr", "vtr", "ltr", "wtr", "cmtr"], Weight] = Field(default={"p_score": 1.0})
     """The reward is the mean of these by their weights."""
     industrial: IndustrialSettings = IndustrialSettings()

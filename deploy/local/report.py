@@ -150,9 +150,10 @@ def _course(groups: list[Line], name: str) -> Tree:
 
 
 def _preference_model(run: RunFolder) -> Tree:
-    """AUC of each objective's tower on the newest part of the warm window, judged before it was learned from."""
-    result = read_json(run.prepared / "reward.json").get("result", {})
-    return {"model_auc": {name: figures["auc"] for name, figures in result.get("objectives", {}).items()} or None}
+    """Of each objective's tower, on the newest part of the warm window, judged before it was learned from."""
+    figures = read_json(run.prepared / "reward.json").get("result", {}).get("objectives", {})
+    shown = {"model_auc": "auc", "model_calibration": "calibration", "model_reliability": "reliability"}
+    return {name: {x: one.get(key) for x, one in figures.items()} or None for name, key in shown.items()}
 
 
 def _losses(run: RunFolder, steps: list[Line]) -> Tree:

@@ -14,7 +14,7 @@ from reward_service.artefact import MARKER, load_artefact
 from reward_service.exposures import Exposures, read_exposures
 from reward_service.inputs import InputBuilder, Shape
 from reward_service.labels import OBJECTIVES
-from reward_service.training import objective_weights, train_preference_model
+from reward_service.training import train_preference_model
 from tests.reward_service.tiny_world import DAY0_MS, DAYS, USERS, make_index, make_sessions, tiny_settings, write_log
 
 INDEX = make_index()
@@ -111,10 +111,6 @@ def test_some_users_alone_can_be_read(tmp_path: Path) -> None:
     even = whole.user % 2 == 0
     assert np.array_equal(halves[0].targets.row, whole.targets.row[even])
     assert np.array_equal(halves[0].labels.values, whole.labels.values[even])
-
-
-def test_weights_are_inverse_prevalence_clipped_and_zero_where_a_label_is_missing() -> None:
-    assert objective_weights(np.array([0.5, 0.01, 0.0, np.nan]), 20.0).tolist() == [2.0, 20.0, 20.0, 0.0]
 
 
 def test_an_artefact_is_whole_or_refused(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ OPEN = {
     "steps",
     "up",
     "model_auc",
+    "model_calibration",
+    "model_reliability",
     "letters",
 }
 """Parts whose keys are data: reasons, versions, actors, objectives."""
@@ -102,6 +104,10 @@ def finished(run: RunFolder) -> RunFolder:
     write_json(run.checkpoints / "00000005" / "state.json", state)
     write_json(run.checkpoints / "00000005" / "COMMITTED", {})
     _write_evaluation(run)
+    clicks = {"auc": 0.7, "calibration": 1.1, "reliability": [[0.1, 0.08, 40], [0.3, 0.0, 40], [0.6, 0.5, 40]]}
+    write_json(
+        run.prepared / "reward.json", {"seconds": 1.0, "result": {"objectives": {"ctr": clicks, "wtr": {"auc": None}}}}
+    )
     drift = {"reference": 0.5, "items": 7, "residual_norm": 0.6, "empty_share": 0.9}
     make_index().save(run.index / "000001", {"drift": drift})
     write_json(run.path / "dead_letters.json", {"count": 1, "letters": [{"reason": "user_id: Field required"}]})
