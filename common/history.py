@@ -15,6 +15,10 @@ from types import TracebackType
 from common.context import UserEvents
 from common.settings import PolicySettings
 
+Position = tuple[int, int]
+"""(partition, offset) of a record."""
+Ranges = dict[int, tuple[int, int]]
+"""Partition -> [first offset, last offset + 1)."""
 INITIAL = -1
 """Position (and partition) of what is known of a user before the stream begins."""
 CONTEXT_EVENTS = 1000

@@ -12,14 +12,13 @@ import numpy as np
 
 from common.context import Context
 from common.features import Featurizer
-from common.history import context_events
+from common.history import Position, context_events
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM, RolloutGroup, decode
 from common.stream import Record
 from trainer.advantages import group_advantages
 from trainer.batches import context_for
 from trainer.checkpoint import CheckpointError
-from trainer.frontier import Position
 from trainer.journal import JournalError, SettledGroup
 from trainer.parity import MAX_PARITY_ERROR, Snapshots
 from trainer.resume import SESSIONS, OpenRun

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from threading import Event
 
+from common.history import Position
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_INDEX_VERSION
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import Identity, commit, oldest_index, policy_blob
-from trainer.frontier import Position
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
 from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.parity import Snapshots

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from common.history import Ranges
 from common.stream import LogReader, Record, StreamError
-
-Ranges = dict[int, tuple[int, int]]
-"""Partition -> [first offset, last offset + 1)."""
 
 
 class RecordBuffer:

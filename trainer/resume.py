@@ -17,9 +17,10 @@ from common.features import Featurizer
 from common.history import HistoryStore
 from common.policy import build_policy, load_weights, to_blob
 from common.session_log import SessionLog
+from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
 from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_name
-from trainer.batches import absorb, load_initial_histories, warm_scores
+from trainer.batches import warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
 from trainer.duration_reward import PLAY_TIMES, PlayTimes
 from trainer.frontier import Frontier
