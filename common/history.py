@@ -40,6 +40,11 @@ class HistoryError(ValueError):
     """The history asked for is not (or no longer consistently) in the store: names file, partition and positions."""
 
 
+def ranges_between(before: dict[int, int], after: dict[int, int]) -> Ranges:
+    """What was read between two states of a reader's positions; partitions that did not move are left out."""
+    return {partition: (before[partition], end) for partition, end in sorted(after.items()) if end > before[partition]}
+
+
 def context_events(policy: PolicySettings) -> int:
     """How many of a user's newest events a context carries, the same wherever one is built."""
     return LIFELONG_CONTEXT_EVENTS if policy.lifelong_length else CONTEXT_EVENTS

@@ -15,7 +15,7 @@ import torch
 
 from common.settings import Settings
 from reward_service.exposures import Exposures
-from reward_service.fit import Fit, Floats, Prevalence
+from reward_service.fit import Fit, Floats, Learner, Prevalence
 from reward_service.inputs import InputBuilder
 from reward_service.labels import OBJECTIVES
 from reward_service.preference_model import PreferenceModel
@@ -26,20 +26,21 @@ STEP = 0.1
 
 def fit_preference_model(
     builder: InputBuilder, exposures: Exposures, settings: Settings, on_progress: Callable[[str], None]
-) -> tuple[PreferenceModel, dict[str, Any]]:
-    """The trained model and its figures; with ``reward.reweighting_rounds`` the best of as many weightings and one."""
+) -> tuple[Learner, dict[str, Any]]:
+    """The trained model in its learner, and its figures; with ``reward.reweighting_rounds`` those of the best weighting."""
     reward, seen = settings.reward, Prevalence.of(exposures)
     weights = objective_weights(seen.rates[: len(OBJECTIVES)], reward.max_weight)
-    best: tuple[float, PreferenceModel, dict[str, Any]] | None = None
+    best: tuple[float, Learner, dict[str, Any]] | None = None
     for number in range(reward.reweighting_rounds + 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = PreferenceModel(builder.shape)
-        report = Fit(model, builder, exposures, settings, seen, weights).run(on_progress)
+        fit = Fit(model, builder, exposures, settings, seen, weights)
+        report = fit.run(on_progress)
         standing = standings(report)
         smallest = min(standing.values(), default=0.0)
         if best is None or smallest > best[0]:
-            best = smallest, model, report
+            best = smallest, fit.learner, report
         if reward.reweighting_rounds:
             on_progress(f"preference model: weighting {number}, {_told(standing)}")
         if not standing:

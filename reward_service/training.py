@@ -41,9 +41,9 @@ def train_preference_model(
     shape = Shape.of(settings, index)
     exposures = read_exposures(log, index, shape, train_days - 1, of_user)
     on_progress(f"preference model: {len(exposures):,} impressions of {train_days} day(s)")
-    model, report = fit_preference_model(InputBuilder(shape, index), exposures, settings, on_progress)
+    learner, report = fit_preference_model(InputBuilder(shape, index), exposures, settings, on_progress)
     report |= {"impressions": len(exposures), "seconds": round(time.monotonic() - began, 2)}
-    card = save_artefact(folder / "reward", model, index.tokenizer_version, index.version, report)
+    card = save_artefact(folder / "reward", learner, index, report, clicks_recorded=exposures.clicks_recorded)
     on_progress(f"preference model {card.version}: {report['seconds']:.0f} s, {_headline(report)}")
     return report | {"version": card.version}
 

@@ -138,6 +138,7 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
         "actor": group.actor,
         "version": group.parameter_version,
         "index_version": group.index_version,
+        "reward_version": group.reward_version,
         "lag": lag,
         "failure": group.failure,
         "candidates": len(group.codes),

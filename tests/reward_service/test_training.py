@@ -132,6 +132,6 @@ def test_an_artefact_is_whole_or_refused(tmp_path: Path) -> None:
         load_artefact(folder)
 
 
-def test_the_marker_names_both_files(run_folder: Path) -> None:
+def test_the_marker_names_all_files(run_folder: Path) -> None:
     marker = json.loads((run_folder / "reward" / "000001" / MARKER).read_bytes())
-    assert set(marker) == {"model.safetensors", "model.json"}
+    assert set(marker) == {"model.safetensors", "optimizer.safetensors", "model.json"}

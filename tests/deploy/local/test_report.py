@@ -56,6 +56,7 @@ OPEN = {
     "histogram",
     "steps",
     "up",
+    "model_versions",
     "model_auc",
     "model_calibration",
     "model_reliability",
@@ -77,6 +78,7 @@ def group(number: int, outcome: str = "trained", **more: Any) -> dict[str, Any]:
     figures = {
         "version": 0,
         "index_version": 1,
+        "reward_version": "000001-a",
         "lag": number % 2,
         "candidates": 16,
         "legal_share": 0.1 * number,
