@@ -41,3 +41,22 @@ def reliability(scores: Floats, values: npt.NDArray[np.bool_], bins: int) -> lis
     order = np.argsort(scores, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return [(float(scores[part].mean()), float(values[part].mean()), len(part)) for part in parts]
+
+
+def resampled_aucs(
+    scores: Floats, values: npt.NDArray[np.bool_], owner: npt.NDArray[np.int64], draws: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """AUC in each resample of users: ``draws`` (B, users), how often each was drawn, and ``owner`` (N,), whose a score is.
+
+    Ties are broken by position, so that scores should be distinct. nan where a resample has one class only.
+    """
+    order = np.argsort(scores, kind="stable")
+    positive, owner = values[order], owner[order]
+    out = np.empty(len(draws))
+    for b, drawn in enumerate(draws):
+        weight = drawn[owner].astype(np.float64)
+        below = np.cumsum(np.where(positive, 0.0, weight))  # negatives ranked lower
+        ours = np.where(positive, weight, 0.0)
+        pairs = ours.sum() * below[-1]
+        out[b] = (ours * below).sum() / pairs if pairs else np.nan
+    return out

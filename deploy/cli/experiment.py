@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +30,12 @@ def experiment(
     cache: Annotated[
         Path, typer.Option("--cache", metavar="FOLDER", help="Where finished runs are kept, to go on from.")
     ] = Path("runs/experiments"),
+    data: Annotated[Path, typer.Option("--data", help="The data folder, for experiments on real sessions.")] = Path(
+        "../shared/data/kuairand_pure"
+    ),
     list_all: Annotated[bool, typer.Option("--list", help="Print every experiment's name and claim.")] = False,
 ) -> None:
-    """Reproduce one of the papers' trends on the simulator, with three seeds."""
+    """Reproduce one of the papers' trends on the simulator or on real sessions, with three seeds."""
     known = claims(experiments)
     if list_all:
         Console().print(figures_table(known.items()))
@@ -43,7 +47,7 @@ def experiment(
             raise ValueError(f"--json must be a file, got the folder {json_file}")
         json_file.parent.mkdir(parents=True, exist_ok=True)
     module = importlib.import_module(f"{experiments.__name__}.{name}")
-    result = module.run(cache, say)
+    result = module.run(cache, say, **({"data": data} if "data" in inspect.signature(module.run).parameters else {}))
     if json_file is not None:
         json_file.write_text(result.model_dump_json(indent=1) + "\n")
         save_plots(json_file.parent, {json_file.stem: module.plot}, result)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_service.metrics import auc, grouped_auc, reliability
+from reward_service.metrics import auc, grouped_auc, reliability, resampled_aucs
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=40)
 
@@ -41,3 +41,14 @@ def test_reliability_bins_are_even_and_rise_with_the_prediction() -> None:
     np.testing.assert_allclose(bins, [(0.2, 1 / 3, 3), (0.85, 1.0, 2)])
     assert reliability(scores[:1], values[:1], 10) == [(0.9, 1.0, 1)]
     assert reliability(scores[:0], values[:0], 10) == []
+
+
+def test_a_resample_weighs_what_its_users_own() -> None:
+    rng = np.random.default_rng(0)
+    scores, values, owner = rng.random(200), rng.random(200) < 0.3, rng.integers(0, 9, 200)
+    draws = np.stack([np.ones(9, np.int64), rng.integers(0, 4, 9), np.zeros(9, np.int64)])
+    found = resampled_aucs(scores, values, owner, draws)
+    copies = np.repeat(np.arange(200), draws[1][owner])
+    assert found[0] == pytest.approx(auc(scores, values))
+    assert found[1] == pytest.approx(auc(scores[copies], values[copies]))
+    assert np.isnan(found[2])
