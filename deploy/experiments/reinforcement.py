@@ -32,7 +32,7 @@ from deploy.experiments.laboratory import DampenedReward, Laboratory, RewardSour
 from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
 from rollout.sampling import Truncation
-from trainer.advantages import group_advantages
+from trainer.advantages import advantages_for
 from trainer.pretraining import schedule
 from trainer.step import RlSample, SftSample, TrainingStep
 
@@ -155,7 +155,7 @@ class _Generator:
     """What the rollout actors and the reward service do."""
 
     def __init__(self, arm: Arm, laboratory: Laboratory, start: Policy, seed: int) -> None:
-        self.policy, self.seed = _copy(start), seed
+        self.policy, self.seed, self.objective = _copy(start), seed, arm.rl.objective
         self.format_samples = arm.rl.format_samples or 1
         self.source: RewardSource = laboratory.learned
         self.viral = laboratory.truth.world.viral
@@ -174,9 +174,8 @@ class _Generator:
         for context, made in zip(contexts, self.engine.generate(contexts, seeds), strict=True):
             legal = made.item_ids != NO_ITEM
             rewards = rewards_of(self.source, context, made.item_ids)
-            groups.append(
-                RlSample(context, self.engine.featurizer, made.codes, made.log_probs, group_advantages(rewards), legal)
-            )
+            advantages = advantages_for(self.objective, rewards)
+            groups.append(RlSample(context, self.engine.featurizer, made.codes, made.log_probs, advantages, legal))
             shown.append(made.item_ids[legal])
             rewarded += [reward for reward in rewards if reward is not None]
         course.legality.append(float(np.mean([group.legal.mean() for group in groups])))
