@@ -42,7 +42,7 @@ def group_advantages(rewards: Sequence[float | None]) -> npt.NDArray[np.float32]
 
 
 def pair_advantages(rewards: Sequence[float | None]) -> npt.NDArray[np.float32]:
-    """The pair of iterative preference alignment: the best candidate and the worst (OneRec first version, section 3.3).
+    """The pair of iterative preference alignment: the best candidate and the worst (OneRec first version).
 
     Args:
         rewards: one per candidate; None for an illegal candidate, which is never of the pair. Of equal ones the first is

@@ -14,8 +14,8 @@ from benchmarks.simulated_sessions import compact
 from common.messages import Label
 from common.policy import to_blob
 from common.settings import IndustrialSettings, RlSettings
-from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18
-from deploy.experiments.judgement import LIST, LIST_WIDTH, judge
+from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr22
+from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
 from deploy.experiments.trials import START, Design, Judging, Trial, Trials, higher, run_trials
@@ -102,14 +102,19 @@ def test_fine_tuning_alone_generates_nothing(laboratory: Laboratory) -> None:
 
 def test_figures_by_hand(laboratory: Laboratory) -> None:
     policy, contexts = fine_tune(DESIGN.start, laboratory, 0, lambda _: None), laboratory.users(5)
-    figures = judge(policy, laboratory, contexts, [2, 8])
+    figures = judge(policy, laboratory, contexts, [2, 8], shown=10)
     assert all(len(values) == 5 for values in figures.values())
     assert {"reward@2", "like@8", "mean_reward@8", "list_reward", "list_viral", "legality"} <= figures.keys()
     for width, figure in ((2, "reward@2"), (8, "reward@8")):
         made = GenerationEngine(policy, laboratory.index, width, constrained=True).generate([contexts[3]])[0]
         assert figures[figure][3] == pytest.approx(laboratory.truth(contexts[3], made.item_ids).max(), abs=1e-6)
     [shown] = GenerationEngine(policy, laboratory.index, LIST_WIDTH, constrained=True).generate([contexts[3]])
-    assert figures["list_reward"][3] == pytest.approx(laboratory.truth(contexts[3], shown.item_ids[:LIST]).mean(), abs=1e-6)
+    truth, scores = laboratory.truth(contexts[3], shown.item_ids), laboratory.learned(contexts[3], shown.item_ids)
+    assert figures["list_reward"][3] == pytest.approx(truth[:10].mean(), abs=1e-6)
+    preferred = sorted(range(len(scores)), key=lambda k: -scores[k])[:10]
+    assert figures["selected_reward"][3] == pytest.approx(truth[preferred].mean(), abs=1e-6)
+    assert figures["selected_learned"][3] == pytest.approx(scores[preferred].mean(), abs=1e-6)
+    assert figures["selected_learned"][3] > figures["list_learned"][3]
     [free] = GenerationEngine(policy, laboratory.index, LIST_WIDTH).generate([contexts[3]])
     assert figures["legality"][3] == free.legality
 
@@ -133,6 +138,15 @@ def test_trials_are_made_once_and_start_from_their_seeds_start(cache: Path, labo
     assert key_of(changed, arms[0]) != key_of(DESIGN, arms[0])
 
 
+def test_another_judge_takes_the_same_start(cache: Path, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    [first] = run_trials(DESIGN, [], SEEDS[:1], cache, lambda _: None, workers=1)[START]
+    monkeypatch.setattr("deploy.experiments.trials.fine_tune", lambda *_: pytest.fail("there is one already"))
+    fewer = DESIGN.model_copy(update={"judging": Judging(users=6, widths=[2])})
+    [again] = run_trials(fewer, [], SEEDS[:1], cache, lambda _: None, workers=1)[START]
+    common = [context.user_id for context in laboratory.users(12)].index(laboratory.users(6)[-1].user_id)
+    assert again.users["list_reward"][-1] == first.users["list_reward"][common]
+
+
 def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
     """A trial whose every figure is about ``base``; users differ a little, in the same way for all arms."""
     own = base + 0.02 * np.random.default_rng(7).random(users) + 0.001 * seed
@@ -145,15 +159,9 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
 
 def _figures() -> list[tuple[str, int]]:
     kinds = [(f"{kind}@{k}", k) for kind in tr06.KINDS for k in (4, 8, 16, 64, 512)]
-    return [
-        *kinds,
-        ("legality", 0),
-        ("list_reward", 0),
-        ("list_evaluator", 0),
-        ("list_learned", 0),
-        ("list_viral", 0),
-        ("list_log_duration", 0),
-    ]
+    of_lists = ("reward", "evaluator", "learned", "viral", "log_duration", "like", "follow", "comment")
+    lists = [(f"{name}_{figure}", 0) for name in ("list", "selected") for figure in of_lists]
+    return [*kinds, *((f"mean_reward@{k}", 0) for k in (4, 16, 64)), ("legality", 0), *lists]
 
 
 def runs(arm: str, base: float) -> list[Trial]:
@@ -189,6 +197,15 @@ def test_pass_at_k() -> None:
     found = tr06.assess(trials({START: 0.5}), tr06.DESIGN)
     # figures of the factory: 8 < 64, and no step from 64 to 512
     assert verdicts(found.claims) == [True, False] * len(tr06.KINDS)
+
+
+def test_selection_must_raise_every_figure() -> None:
+    both = trials({START: 0.4})
+    assert verdicts(tr22.assess(both, Design()).claims) == [False] * len(tr22.KINDS)
+    for one in both[START]:
+        for kind in tr22.KINDS[1:]:
+            one.users[f"selected_{kind}"] = (1.1 * np.array(one.users[f"list_{kind}"])).tolist()
+    assert verdicts(tr22.assess(both, Design()).claims) == [False] + [True] * (len(tr22.KINDS) - 1)
 
 
 def test_a_gain_that_shrinks() -> None:
@@ -276,7 +293,7 @@ def test_squeezing_on_a_tree(tmp_path: Path) -> None:
     assert len(axes.lines) == 9
 
 
-@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18])
+@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr22])
 def test_every_experiment_draws_its_plot(module: object) -> None:
     names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
     design = getattr(module, "DESIGN", Design())
