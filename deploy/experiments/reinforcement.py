@@ -74,6 +74,8 @@ class Arm(Section):
     feedback: Literal["", "duration-aware", "raw play time"] = ""
     """How plays of the sessions at hand are ranked for reinforcement by feedback (``rl.lambda_feedback``)."""
     rl: RlSettings = REINFORCEMENT
+    groups: Positive | None = None
+    """Rollout groups of a step where they are not the schedule's; one group weighs the same with any number."""
     on_policy: bool = True
     """Whether the generator follows the trained policy, or stays what all arms begin with."""
     learning_rate_factor: Annotated[float, Field(gt=0)] = 1.0
@@ -126,7 +128,7 @@ def reinforce(
     generator = _Generator(arm, laboratory, start, seed)
     course = Course()
     for k, samples in enumerate(batches(laboratory.sessions.training, plan.batch, plan.steps, seed + 1000), 1):
-        groups = generator.groups(samples[: plan.groups], k, course) if arm.reinforced else []
+        groups = generator.groups(samples[: arm.groups or plan.groups], k, course) if arm.reinforced else []
         aware = arm.feedback == "duration-aware"
         feedback = [laboratory.feedback(sample.context, aware) for sample in samples] if arm.feedback else []
         metrics = step.run(samples, groups, k, feedback)

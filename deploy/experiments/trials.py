@@ -140,6 +140,15 @@ def higher(claim: str, ours: Sequence[Trial], theirs: Sequence[Trial], figure: s
     return Claim(claim=claim, holds=min(differences) > 0 and p < 0.05, figures={"differences": differences, "p": p})
 
 
+def rises_more(claim: str, ours: Sequence[Trial], theirs: Sequence[Trial], figure: str, other: str) -> Claim:
+    """The claim that ours is further above theirs in one figure than in another one."""
+    pairs = list(zip(ours, theirs, strict=True))
+    gains = [[np.array(a.users[name]) - np.array(b.users[name]) for a, b in pairs] for name in (figure, other)]
+    differences = [float(np.mean(one - another)) for one, another in zip(*gains, strict=True)]
+    p = paired_bootstrap(np.mean(gains[0], 0), np.mean(gains[1], 0), RESAMPLES, seed=0)
+    return Claim(claim=claim, holds=min(differences) > 0 and p < 0.05, figures={"differences": differences, "p": p})
+
+
 def found(
     name: str, source: str, paper: dict[str, Any], claims: list[Claim], trials: Trials, design: Design
 ) -> ExperimentResult:

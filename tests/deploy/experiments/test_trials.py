@@ -14,7 +14,7 @@ from benchmarks.simulated_sessions import compact
 from common.messages import Label
 from common.policy import to_blob
 from common.settings import IndustrialSettings, RlSettings
-from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr22
+from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr21, tr22
 from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
@@ -91,6 +91,18 @@ def test_reinforcement_repeats_exactly_and_leaves_its_start(laboratory: Laborato
     assert min(course.gradient_norm) > 0
     assert all(0 <= share <= 1 for share in course.top_legality + course.legality)
     assert (min(course.distinct) == 1.0) == (candidates == "beam")
+
+
+def test_an_arm_may_have_other_groups_and_weighs_them_alike(laboratory: Laboratory) -> None:
+    """Were they divided by their own number, more groups would push no harder than one."""
+    start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
+    rl = RL.model_copy(update={"objective": "dpo", "lambda_format": 0.0})
+    arms = [Arm(name="", rl=rl, groups=groups) for groups in (1, 2, 8, None)]
+    one_step = DESIGN.schedule.model_copy(update={"steps": 1})
+    made = [reinforce(arm, one_step, laboratory, start, 0, lambda _: None) for arm in arms]
+    assert to_blob(made[1][0]) == to_blob(made[3][0])
+    assert len({to_blob(policy) for policy, _ in made}) == 3
+    assert made[0][1].gradient_norm[0] < made[2][1].gradient_norm[0]
 
 
 def test_fine_tuning_alone_generates_nothing(laboratory: Laboratory) -> None:
@@ -218,6 +230,22 @@ def test_a_gain_that_shrinks() -> None:
     assert growing == [True] * 3 + [False] * 2
 
 
+def test_pairs_that_lift_the_best_and_few_that_suffice() -> None:
+    names = [arm.name for arm in tr21.ARMS]
+    three = trials(dict(zip(names, (0.4, 0.5, 0.51), strict=True)))
+    for runs_of, base in zip(three.values(), (0.2, 0.25, 0.25), strict=True):
+        for one in runs_of:
+            one.users[tr21.MEAN] = (np.array(one.users[tr21.BEST]) * 0.1 + base).tolist()
+    assert verdicts(tr21.assess(three, Design()).claims) == [True] * 4
+    for one in three[tr21.FEW.name]:
+        one.users[tr21.MEAN] = (np.array(one.users[tr21.MEAN]) + 0.1).tolist()
+    assert verdicts(tr21.assess(three, Design()).claims) == [True, True, False, True]
+    late = trials(dict(zip(names, (0.4, 0.45, 0.5), strict=True)))
+    assert verdicts(tr21.assess(late, Design()).claims)[-1] is False
+    none = trials(dict(zip(names, (0.4, 0.4, 0.3), strict=True)))
+    assert verdicts(tr21.assess(none, Design()).claims) == [False] * 4
+
+
 def test_group_sizes_that_saturate_or_do_not() -> None:
     names = [arm.name for arm in tr10.ARMS]
     saturating = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.51), strict=True)))
@@ -293,7 +321,7 @@ def test_squeezing_on_a_tree(tmp_path: Path) -> None:
     assert len(axes.lines) == 9
 
 
-@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr22])
+@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr21, tr22])
 def test_every_experiment_draws_its_plot(module: object) -> None:
     names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
     design = getattr(module, "DESIGN", Design())
