@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.special import logit
 
 from benchmarks.harness import Claim
 from benchmarks.runs import key_of
@@ -14,10 +15,11 @@ from benchmarks.simulated_sessions import compact
 from common.messages import Label
 from common.policy import to_blob
 from common.settings import IndustrialSettings, RlSettings
-from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr21, tr22
+from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr19, tr21, tr22
 from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
-from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
+from deploy.experiments.own_traffic import answer
+from deploy.experiments.reinforcement import Arm, Generator, Schedule, Start, batches, fine_tune, reinforce
 from deploy.experiments.trials import START, Design, Judging, Trial, Trials, higher, run_trials
 from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
@@ -299,8 +301,51 @@ def test_feedback_of_a_session_by_hand(laboratory: Laboratory) -> None:
 
 def test_reinforcement_by_feedback_moves_the_policy(laboratory: Laboratory) -> None:
     start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
-    made = [to_blob(reinforce(arm, DESIGN.schedule, laboratory, start, 0, lambda _: None)[0]) for arm in tr18.ARMS]
-    assert len(set(made)) == 3
+    arms = (*tr18.ARMS, tr19.OWN)
+    made = [to_blob(reinforce(arm, DESIGN.schedule, laboratory, start, 0, lambda _: None)[0]) for arm in arms]
+    assert len(set(made)) == 4
+
+
+def test_own_traffic_beats_the_log_or_does_not() -> None:
+    bases = {"fine-tuning alone": 0.4, "duration-aware": 0.42, "with own traffic": 0.44}
+    assert verdicts(tr19.assess(trials(bases), Design()).claims) == [True, True]
+    assert verdicts(tr19.assess(trials(bases | {"duration-aware": 0.45}), Design()).claims) == [False, True]
+    assert verdicts(tr19.assess(trials(bases | {"with own traffic": 0.4}), Design()).claims) == [False, False]
+
+
+def test_users_answer_a_logged_list_as_they_did_in_the_log(laboratory: Laboratory) -> None:
+    """Play ratios have noise of .5 in logits on both sides; interests drift within the day, which is what more there is.
+
+    Without the topics just seen the mean would be .23 off.
+    """
+    rng, differences = np.random.default_rng(0), []
+    for sample in laboratory.sessions.training[:200]:
+        context = sample.context
+        shown = laboratory.shown[context.user_id, context.time_ms]
+        answered = answer(laboratory.truth.world, context, shown.item_id, laboratory.day_of(context), rng)
+        assert (answered.duration_ms == shown.duration_ms).all()
+        played = [logit(np.clip(one.play_ms / (1.2 * one.duration_ms), 1e-4, 1 - 1e-4)) for one in (answered, shown)]
+        differences += (played[0] - played[1]).tolist()
+    assert np.mean(differences) == pytest.approx(0, abs=0.06)
+    assert np.std(differences) == pytest.approx(0.5 * np.sqrt(2), abs=0.08)
+
+
+def test_own_traffic_replaces_its_share_of_the_logged_feedback(laboratory: Laboratory) -> None:
+    start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
+    samples = laboratory.sessions.training[:4]
+    arm = tr19.OWN.model_copy(update={"own_traffic": 0.5})
+    made, again = (Generator(arm, laboratory, start, 0).feedback(samples, 7) for _ in range(2))
+    assert [one.context for one in made] == [one.context for one in samples]
+    assert [bool(np.isnan(one.log_probs_old).any()) for one in made] == [False, False, True, True]
+    assert all(np.array_equal(one.ranks, other.ranks, equal_nan=True) for one, other in zip(made, again, strict=True))
+    engine = GenerationEngine(start, laboratory.index, LIST_WIDTH, constrained=True)
+    for one, shown in zip(made, engine.generate([sample.context for sample in samples[:2]]), strict=False):
+        assert one.codes.tolist() == shown.codes[:10].tolist()
+        assert one.log_probs_old.tolist() == shown.log_probs[:10].tolist()
+        assert laboratory.index.is_legal(one.codes).all()
+        assert len(one.ranks) == len(one.negative) == 10
+    other_step = Generator(arm, laboratory, start, 0).feedback(samples, 8)
+    assert not np.array_equal(made[0].ranks, other_step[0].ranks, equal_nan=True)
 
 
 def test_legality() -> None:
@@ -321,7 +366,7 @@ def test_squeezing_on_a_tree(tmp_path: Path) -> None:
     assert len(axes.lines) == 9
 
 
-@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr21, tr22])
+@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr19, tr21, tr22])
 def test_every_experiment_draws_its_plot(module: object) -> None:
     names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
     design = getattr(module, "DESIGN", Design())
