@@ -25,9 +25,10 @@ from common.policy import Policy, build_policy
 from common.policy.moe import Routing, max_violation
 from common.session_log import SessionLog
 from common.settings import PolicySettings, Positive, Rate, Section, Settings, SimulatorSettings, TrainerSettings
+from common.user_log import load_user_logs
 from deploy.data.simulator import STATIC_FIELDS, simulate
 from tokenizer_job.job import FIRST_VERSION, build_index
-from trainer.pretraining import load_user_logs, schedule, session_samples
+from trainer.pretraining import schedule, session_samples
 from trainer.step import SftSample, TrainingStep, pad_targets
 
 Say = Callable[[str], None]

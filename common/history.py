@@ -15,6 +15,10 @@ from types import TracebackType
 from common.context import UserEvents
 from common.settings import PolicySettings
 
+Position = tuple[int, int]
+"""(partition, offset) of a record."""
+Ranges = dict[int, tuple[int, int]]
+"""Partition -> [first offset, last offset + 1)."""
 INITIAL = -1
 """Position (and partition) of what is known of a user before the stream begins."""
 CONTEXT_EVENTS = 1000
@@ -34,6 +38,11 @@ CREATE TABLE IF NOT EXISTS ends (partition INTEGER PRIMARY KEY, position INTEGER
 
 class HistoryError(ValueError):
     """The history asked for is not (or no longer consistently) in the store: names file, partition and positions."""
+
+
+def ranges_between(before: dict[int, int], after: dict[int, int]) -> Ranges:
+    """What was read between two states of a reader's positions; partitions that did not move are left out."""
+    return {partition: (before[partition], end) for partition, end in sorted(after.items()) if end > before[partition]}
 
 
 def context_events(policy: PolicySettings) -> int:

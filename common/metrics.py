@@ -113,6 +113,14 @@ REWARD_REQUESTS = _counter("onerec_reward_requests_total", "Scoring requests ans
 REWARD_ITEMS_SCORED = _counter("onerec_reward_items_scored_total", "Items scored.")
 REWARD_INDUSTRIAL_SHARE = _gauge("onerec_reward_industrial_share_ratio", "Share of industrial items among those scored.")
 REWARD_INDUSTRIAL_ACTIVE = _gauge("onerec_reward_industrial_active_number", "1 while industrial items are dampened.")
+REWARD_LEARNER_IMPRESSIONS = _counter("onerec_reward_learner_impressions_total", "Impressions learned from online.")
+REWARD_LEARNER_VERSION = _gauge("onerec_reward_learner_version_number", "Newest preference model committed online.")
+REWARD_LEARNER_AUC = _gauge(
+    "onerec_reward_learner_auc_ratio",
+    "AUC of a tower since the last version, on what it had not learned from.",
+    "objective",
+)
+REWARD_LEARNER_STREAM_LAG = _gauge("onerec_reward_learner_lag_records", "Sessions not yet read, by partition.", "partition")
 REWARD_SECONDS = _seconds("onerec_reward_request_seconds", "Time to answer a scoring request.")
 
 TOKENIZER_ITEMS = _counter(

@@ -1,4 +1,7 @@
-"""A trained preference model on disk: an immutable folder ``NNNNNN`` whose COMMITTED marker is written last."""
+"""A trained preference model on disk: an immutable folder ``NNNNNN`` whose COMMITTED marker is written last.
+
+With it lies what is needed to train it on: the optimizer's state, and how far the sessions topic has been learned from.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save
+from torch import Tensor
 
+from common.item_index import ItemIndex
+from reward_service.fit import Learner
 from reward_service.inputs import Shape
+from reward_service.labels import OBJECTIVES
 from reward_service.preference_model import PreferenceModel
 
-WEIGHTS, CARD, MARKER = "model.safetensors", "model.json", "COMMITTED"
+WEIGHTS, OPTIMIZER, CARD, MARKER = "model.safetensors", "optimizer.safetensors", "model.json", "COMMITTED"
 
 
 class Card(BaseModel):
@@ -31,28 +39,50 @@ class Card(BaseModel):
     index_version: int
     shape: Shape
     report: dict[str, Any]
+    weights: dict[str, float]
+    """Of the objectives in the P-Score's loss."""
+    clicks_recorded: bool
+    """Whether the log that it began with tells clicks (`reward_service.labels.make_labels`)."""
+    positions: dict[int, int] = {}
+    """By partition of the sessions topic, the first offset that it has not learned from; 0 where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A model in evaluation mode and its card."""
+    """A model in evaluation mode, its card, and its optimizer's state."""
 
     model: PreferenceModel
     card: Card
+    optimizer: dict[str, Tensor]
+
+    def learner(self, learning_rate: float) -> Learner:
+        """To train the model on from where it stands."""
+        weights = np.array([self.card.weights[objective] for objective in OBJECTIVES])
+        learner = Learner(self.model, weights, learning_rate)
+        learner.load_state(self.optimizer)
+        return learner
 
 
-def save_artefact(
-    folder: Path, model: PreferenceModel, tokenizer_version: str, index_version: int, report: dict[str, Any]
-) -> Card:
-    """Write the model as the next numbered folder below ``folder``: all of it or nothing."""
+def save_artefact(folder: Path, learner: Learner, index: ItemIndex, report: dict[str, Any], **more: Any) -> Card:
+    """Write the learner's model as the next numbered folder below ``folder``: all of it or nothing.
+
+    ``more`` are those of the card's fields that neither learner nor index know.
+    """
+    model = learner.model
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{max([0, *_numbers(folder)]) + 1:06d}"
     weights = save(model.state_dict())
     version = f"{name}-{xxhash.xxh3_64_hexdigest(weights)[:8]}"
     card = Card(
-        version=version, tokenizer_version=tokenizer_version, index_version=index_version, shape=model.shape, report=report
+        version=version,
+        tokenizer_version=index.tokenizer_version,
+        index_version=index.version,
+        shape=model.shape,
+        report=report,
+        weights=dict(zip(OBJECTIVES, learner.weights.tolist(), strict=True)),
+        **more,
     )
-    files = {WEIGHTS: weights, CARD: card.model_dump_json(indent=2).encode()}
+    files = {WEIGHTS: weights, OPTIMIZER: save(learner.state()), CARD: card.model_dump_json(indent=2).encode()}
     marker = {file: {"bytes": len(data), "xxh3_128": xxhash.xxh3_128_hexdigest(data)} for file, data in files.items()}
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
     try:
@@ -83,7 +113,15 @@ def load_artefact(folder: Path, number: int | None = None) -> Artefact:
     card = Card.model_validate_json(_read(path / CARD, marker))
     model = PreferenceModel(card.shape)
     model.load_state_dict(load(_read(path / WEIGHTS, marker)))
-    return Artefact(model.eval(), card)
+    return Artefact(model.eval(), card, load(_read(path / OPTIMIZER, marker)))
+
+
+def prune_artefacts(folder: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` committed models; one that is being read stays readable to its reader."""
+    for number in committed(folder)[:-keep]:
+        path = folder / f"{number:06d}"
+        (path / MARKER).unlink()  # from here on it is no model, whenever the rest goes
+        shutil.rmtree(path)
 
 
 def _numbers(folder: Path) -> list[int]:

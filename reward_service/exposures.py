@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from common.context import UserEvents
+from common.context import Context, UserEvents
 from common.item_index import ItemIndex
-from common.messages import Label, User
+from common.messages import Impression, Label, Session, User
 from common.session_log import SessionLog
 from reward_service.inputs import Requests, Shape, Targets
 from reward_service.labels import Labels, make_labels
@@ -24,9 +24,18 @@ class Exposures:
     targets: Targets
     labels: Labels
     user: npt.NDArray[np.int64]
+    clicks_recorded: bool
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @staticmethod
+    def of_sessions(
+        sessions: Sequence[Session], contexts: Sequence[Context], index: ItemIndex, shape: Shape, clicks_recorded: bool
+    ) -> Exposures:
+        """Those of sessions, each with what was known of its user before it."""
+        shown = [(k, *_columns(impression)) for k, one in enumerate(sessions) for impression in one.impressions]
+        return _exposures(Requests.of_contexts(contexts, shape), np.array(shown, np.int64), index, clicks_recorded)
 
     def batches(self, size: int, first: int, end: int) -> list[slice]:
         """Runs of whole sessions between targets ``first`` and ``end``, each of at least ``size`` targets but the last."""
@@ -72,19 +81,33 @@ def read_exposures(
         if not of_user(session.user_id):
             continue
         user = users.setdefault(session.user_id, _Timeline([0] * len(shape.static_fields)))
-        impressions += [(len(requests), i.item_id, i.tab, i.labels, i.play_ms, i.duration_ms) for i in session.impressions]
+        impressions += [(len(requests), *_columns(impression)) for impression in session.impressions]
         requests.append((session.user_id, session.time_ms, user.length))
         owners.append(user)
         user.append(UserEvents.from_impressions(session.impressions))
-    request, item, tab, bits, play, duration = np.array(impressions, np.int64).reshape(-1, 6).T
+    shown = np.array(impressions, np.int64).reshape(-1, 1 + len(_COLUMNS))
+    clicks = bool((shown[:, 1 + _COLUMNS.index("labels")] & int(Label.CLICK)).any())
+    exposures = _exposures(_requests(owners, np.array(requests, np.int64)), shown, index, clicks)
+    if not len(exposures):
+        raise ValueError(f"days 0..{last_day} of {log.path} hold no impression of an item in index {index.version}")
+    return exposures
+
+
+_COLUMNS = ("item_id", "tab", "labels", "play_ms", "duration_ms")
+
+
+def _columns(impression: Impression) -> tuple[int, ...]:
+    return tuple(getattr(impression, name) for name in _COLUMNS)
+
+
+def _exposures(requests: Requests, shown: npt.NDArray[np.int64], index: ItemIndex, clicks_recorded: bool) -> Exposures:
+    """Of impressions (N, 6): the request's number, then `_COLUMNS`. Items that the index does not know are left out."""
+    request, item, tab, bits, play, duration = shown.reshape(-1, 1 + len(_COLUMNS)).T
     row = index.rows(item)
     known = row >= 0
-    if not known.any():
-        raise ValueError(f"days 0..{last_day} of {log.path} hold no impression of an item in index {index.version}")
-    labels = make_labels(bits, play, duration, clicks_recorded=bool((bits & int(Label.CLICK)).any()))
-    table = _requests(owners, np.array(requests, np.int64))
+    labels = make_labels(bits, play, duration, clicks_recorded).take(known)
     targets = Targets(request[known], row[known], tab[known])
-    return Exposures(table, targets, Labels(labels.values[known], labels.known[known]), table.user_id[targets.request])
+    return Exposures(requests, targets, labels, requests.user_id[targets.request], clicks_recorded)
 
 
 def _timeline(user: User, shape: Shape) -> _Timeline:

@@ -95,7 +95,7 @@ def _check_like(artefact: Artefact, current: Artefact) -> None:
 def _check_scores(artefact: Artefact, index: ItemIndex) -> None:
     """Score some items for a user without a history: every answer must be a probability."""
     rows = torch.linspace(0, len(index) - 1, min(64, len(index))).long().numpy()
-    nobody = Requests.of_context(Context(user_id=0, time_ms=0), artefact.card.shape)
+    nobody = Requests.of_contexts([Context(user_id=0, time_ms=0)], artefact.card.shape)
     with torch.inference_mode():
         outputs = artefact.model(InputBuilder(artefact.card.shape, index)(nobody, Targets(rows * 0, rows, rows * 0)))
     if not (outputs.p.isfinite().all() and outputs.towers.isfinite().all()):

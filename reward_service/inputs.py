@@ -5,6 +5,7 @@ Shape legend: R requests, N targets, E searched events, T tags, F static fields,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -63,11 +64,13 @@ class Requests:
     events: UserEvents
 
     @staticmethod
-    def of_context(context: Context, shape: Shape) -> Requests:
-        """The single request of one context."""
-        user_id, time_ms, begin, end = np.array([[context.user_id], [context.time_ms], [0], [len(context.events)]], np.int64)
-        static = np.array([shape.static_rows(context.profile)], np.int64).reshape(1, -1)
-        return Requests(user_id, time_ms, static, begin, end, context.events)
+    def of_contexts(contexts: Sequence[Context], shape: Shape) -> Requests:
+        """One request per context."""
+        user_id, time_ms = np.array([(one.user_id, one.time_ms) for one in contexts], np.int64).reshape(-1, 2).T
+        static = np.array([shape.static_rows(one.profile) for one in contexts], np.int64).reshape(len(contexts), -1)
+        end = np.cumsum([len(one.events) for one in contexts], dtype=np.int64)
+        begin = np.concatenate([np.zeros(1, np.int64), end[:-1]])
+        return Requests(user_id, time_ms, static, begin, end, UserEvents.concatenate([one.events for one in contexts]))
 
 
 @dataclass(frozen=True, slots=True)

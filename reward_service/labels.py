@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,13 @@ class Labels:
 
     values: npt.NDArray[np.bool_]
     known: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, where: slice | npt.NDArray[Any]) -> Labels:
+        """Some impressions' labels."""
+        return Labels(self.values[where], self.known[where])
 
 
 def make_labels(bits: IntArray, play_ms: IntArray, duration_ms: IntArray, clicks_recorded: bool = True) -> Labels:

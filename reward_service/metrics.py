@@ -31,3 +31,13 @@ def grouped_auc(scores: Floats, values: npt.NDArray[np.bool_], groups: npt.NDArr
     if not both.any():
         return None
     return float(np.average(wins[both] / pairs[both], weights=size[both]))
+
+
+def reliability(scores: Floats, values: npt.NDArray[np.bool_], bins: int) -> list[tuple[float, float, int]]:
+    """(mean prediction, rate of positives, count) of as many bins of equal size, lowest predictions first; none without
+    values. Calibrated predictions have the first two equal."""
+    if not len(values):
+        return []
+    order = np.argsort(scores, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return [(float(scores[part].mean()), float(values[part].mean()), len(part)) for part in parts]

@@ -89,7 +89,7 @@ class Scorer:
         context = Context.from_message(request.context)
         targets = Targets(np.zeros(len(rows), np.int64), rows, np.full(len(rows), context.tab, np.int64))
         with torch.inference_mode():
-            outputs = artefact.model(builder(Requests.of_context(context, artefact.card.shape), targets))
+            outputs = artefact.model(builder(Requests.of_contexts([context], artefact.card.shape), targets))
             p, towers = outputs.p.sigmoid(), outputs.towers.sigmoid()
         if not (p.isfinite().all() and towers.isfinite().all()):
             raise ArithmeticError(f"model {artefact.card.version} gave a score that is not finite")

@@ -13,6 +13,7 @@ import torch
 import xxhash
 
 from common.context import Context
+from common.endpoints import Endpoints
 from common.item_index import IndexFollower
 from common.messages import NO_ITEM, RolloutGroup, RolloutRequest
 from common.parameter_channel import ChannelError, Follower
@@ -22,7 +23,6 @@ from common.worker import prefer_latency
 from rollout.engine import Candidates, GenerationEngine
 from rollout.groups import Origin, failed_group, sampler_of, scored_group
 from rollout.reward_client import RewardClient, RewardError
-from rollout.run_folder import Endpoints
 from rollout.sampling import Truncation
 
 FIRST_VERSION_S = 120.0

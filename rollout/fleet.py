@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import metrics
+from common.endpoints import Endpoints
 from common.messages import RolloutRequest, decode
 from common.settings import load_settings
 from common.stream import (
@@ -39,7 +40,7 @@ from rollout.groups import Origin, failed_group, sampler_of
 from rollout.ledger import Ledger
 from rollout.pool import START_S, ActorPool, Outcome
 from rollout.ray_node import ray_node
-from rollout.run_folder import Endpoints, write_json
+from rollout.run_folder import write_json
 
 REMEMBERED = 65_536
 """Request ids kept to skip repetitions."""

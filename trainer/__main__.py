@@ -12,6 +12,7 @@ from threading import Event
 
 import torch
 
+from common.endpoints import Endpoints
 from common.parameter_channel import ChannelError, Publisher
 from common.settings import Settings, load_settings
 from common.stream import Producer, StreamError
@@ -20,7 +21,7 @@ from trainer.journal import Journal
 from trainer.loop import Trainer
 from trainer.parallel import RanksError, joined_ranks
 from trainer.publishing import BackgroundPublisher, PublishError
-from trainer.resume import Endpoints, open_run
+from trainer.resume import open_run
 from trainer.statistics import Statistics
 
 RANKS_S = 1800.0

@@ -8,32 +8,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.context import Context, UserEvents
-from common.history import INITIAL, HistoryStore, context_events
+from common.history import HistoryStore, Position, Ranges, context_events
 from common.item_index import ItemIndex
-from common.messages import Label, Session, decode
+from common.messages import Label
 from common.session_log import SessionLog
+from common.sessions import PlacedSession, absorb
 from common.settings import Settings
-from common.stream import Record, partition_of
+from common.stream import Record
 from trainer.duration_reward import PlayTimes, duration_bucket, play_ranks
-from trainer.frontier import Asked, Position
-from trainer.pretraining import load_user_logs, target_codes
-from trainer.record_buffer import Ranges
+from trainer.frontier import Asked
+from trainer.pretraining import target_codes
 from trainer.rl_users import DAY_MS, is_rl_user
 from trainer.session_filter import SessionFilter
 from trainer.step import FeedbackSample, SftSample
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedSession:
-    """A valid session and where it lies."""
-
-    session: Session
-    position: Position
-
-    @property
-    def asked(self) -> Asked:
-        """Whom and when it is about; the surface is that of its first impression."""
-        return Asked(user_id=self.session.user_id, time_ms=self.session.time_ms, tab=self.session.impressions[0].tab)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,53 +50,15 @@ def context_for(history: HistoryStore, asked: Asked, position: Position, limit: 
     return Context(asked.user_id, asked.time_ms, asked.tab, history.profile(asked.user_id), events)
 
 
-def load_initial_histories(log: SessionLog, history: HistoryStore, warm_days: int) -> None:
-    """Profiles, and everything that is known of users before the stream: initial histories, then the warm window.
-
-    Idempotent; the store is committed once everybody is in.
-    """
-    for user in load_user_logs(log, warm_days):
-        history.set_profile(user.user_id, user.profile)
-        history.append(INITIAL, INITIAL, user.user_id, user.events)
-    history.commit()
+def asked(placed: PlacedSession) -> Asked:
+    """Whom and when a session is about; the surface is that of its first impression."""
+    session = placed.session
+    return Asked(user_id=session.user_id, time_ms=session.time_ms, tab=session.impressions[0].tab)
 
 
 def warm_scores(log: SessionLog, warm_days: int) -> list[int]:
     """The warm window's session scores, in time order: they prime the filter's median."""
     return [session.play_ms for session in log.sessions(0, warm_days - 1)] if warm_days else []
-
-
-def absorb(
-    records: list[Record], ranges: Ranges, history: HistoryStore, partitions: int
-) -> tuple[list[PlacedSession], list[tuple[Record, str]], int]:
-    """Validate records and put their sessions into the history store, up to the ends of ``ranges``.
-
-    Returns:
-        the valid sessions that the log holds for the first time, the rejected records with reasons, and the number of
-        duplicates (a session that its user already has at a smaller position).
-    """
-    placed: list[PlacedSession] = []
-    rejected: list[tuple[Record, str]] = []
-    duplicates = 0
-    for record in sorted(records, key=lambda r: (r.partition, r.offset)):
-        session = decode(Session, record.value)
-        if isinstance(session, str):
-            rejected.append((record, session))
-        elif (home := partition_of(session.user_id, partitions)) != record.partition:
-            rejected.append((record, f"user {session.user_id} belongs to partition {home}, not {record.partition}"))
-        elif history.append(
-            record.partition,
-            record.offset,
-            session.user_id,
-            UserEvents.from_impressions(session.impressions),
-            session.session_id,
-        ):
-            placed.append(PlacedSession(session, (record.partition, record.offset)))
-        else:
-            duplicates += 1
-    for partition, (first, end) in ranges.items():
-        history.advance(partition, end, first)
-    return placed, rejected, duplicates
 
 
 class BatchBuilder:
@@ -157,7 +106,7 @@ class BatchBuilder:
         rows = self.index.rows(events.item_id)
         known = rows >= 0
         if known.any():
-            context = context_for(self.history, placed.asked, placed.position, self.limit)
+            context = context_for(self.history, asked(placed), placed.position, self.limit)
             past = context.events
             ranks = play_ranks(events.play_ms, bucket, past.play_ms, duration_bucket(past.duration_ms, base), fewest)
             ranks = np.where(np.isnan(ranks), self.play_times.ranks(events.play_ms, bucket, fewest), ranks)
@@ -171,7 +120,7 @@ class BatchBuilder:
         self.play_times.remember(events.play_ms, bucket)
 
     def _train_on(self, placed: PlacedSession, batch: Batch) -> None:
-        session, asked = placed.session, placed.asked
+        session, whom = placed.session, asked(placed)
         trainer, rl = self.settings.trainer, self.settings.rl
         events = UserEvents.from_impressions(session.impressions)
         codes = target_codes(events, self.index, trainer.targets, trainer.max_targets)
@@ -181,8 +130,8 @@ class BatchBuilder:
         batch.counts["targets"] += len(codes)
         if not len(codes) and not wanted:
             return
-        context = context_for(self.history, asked, placed.position, self.limit)
+        context = context_for(self.history, whom, placed.position, self.limit)
         if len(codes):
             batch.samples.append(SftSample(context, codes))
         if wanted:
-            batch.requests.append(RequestDraft(placed.position, asked, context))
+            batch.requests.append(RequestDraft(placed.position, whom, context))

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Position = tuple[int, int]
-"""(partition, offset) of the session that a request was made for."""
+from common.history import Position
+
 Standing = Literal["outstanding", "settled", "unknown"]
 
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.context import Context
-from common.history import context_events
+from common.history import Position, context_events
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM, RolloutGroup, decode
 from common.stream import Record
 from trainer.advantages import advantages_for
 from trainer.batches import context_for
 from trainer.checkpoint import CheckpointError
-from trainer.frontier import Position
 from trainer.journal import JournalError, SettledGroup
 from trainer.parity import MAX_PARITY_ERROR, Snapshots
 from trainer.resume import SESSIONS, OpenRun
@@ -135,6 +134,7 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
         "actor": group.actor,
         "version": group.parameter_version,
         "index_version": group.index_version,
+        "reward_version": group.reward_version,
         "lag": lag,
         "failure": group.failure,
         "candidates": len(group.codes),

@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable
 from threading import Event
 
+from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_INDEX_VERSION
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import Identity, commit, oldest_index, policy_blob
-from trainer.frontier import Position
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
 from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.parity import Snapshots
 from trainer.publishing import BackgroundPublisher
-from trainer.record_buffer import even_cuts, ranges_between
+from trainer.record_buffer import even_cuts
 from trainer.resume import SESSIONS, OpenRun
 from trainer.rl_users import request_id
 from trainer.statistics import Statistics

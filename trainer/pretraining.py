@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -24,8 +23,8 @@ from common.item_index import ItemIndex
 from common.messages import POSITIVE
 from common.policy import Policy, gather_codes
 from common.policy.moe import Routing, balance, mixtures_of
-from common.session_log import SessionLog
 from common.settings import Settings
+from common.user_log import UserLog
 from trainer.item_teacher import ItemTeacher
 from trainer.objectives import next_token_loss
 from trainer.optimizer import PolicyOptimizer, apply_gradients, build_optimizer
@@ -35,39 +34,6 @@ from trainer.step import SftSample, pad_targets
 IntArray = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int, float], None]
 """Called with (phase, batches done, batches in all, recent loss)."""
-
-
-@dataclass(frozen=True, slots=True)
-class UserLog:
-    """One user's past for pre-training: ``events`` oldest first, of which the first ``initial`` are initial history.
-
-    ``sessions`` are [first, last) slices of ``events`` that arrived together in the warm window.
-    """
-
-    user_id: int
-    profile: dict[str, int]
-    events: UserEvents
-    initial: int
-    sessions: list[tuple[int, int, int]]  # first, last, tab
-
-
-def load_user_logs(log: SessionLog, days: int) -> list[UserLog]:
-    """Everybody's initial history followed by their sessions of the log's first ``days`` days."""
-    parts: dict[int, list[UserEvents]] = {}
-    profiles: dict[int, dict[str, int]] = {}
-    tabs: dict[int, list[int]] = {}
-    for user in log.users():
-        parts[user.user_id] = [UserEvents.from_message(user.history)]
-        profiles[user.user_id] = dict(user.profile)
-    for session in log.sessions(0, days - 1) if days else ():
-        parts.setdefault(session.user_id, [UserEvents.empty()]).append(UserEvents.from_impressions(session.impressions))
-        tabs.setdefault(session.user_id, []).append(session.impressions[0].tab)
-    logs = []
-    for user_id, pieces in parts.items():
-        ends = np.cumsum([len(p) for p in pieces]).tolist()
-        sessions = list(zip(ends[:-1], ends[1:], tabs.get(user_id, []), strict=True))
-        logs.append(UserLog(user_id, profiles.get(user_id, {}), UserEvents.concatenate(pieces), ends[0], sessions))
-    return logs
 
 
 def target_codes(events: UserEvents, index: ItemIndex, which: str, limit: int | None = None) -> IntArray:

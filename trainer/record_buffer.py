@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from common.history import Ranges
 from common.stream import LogReader, Record, StreamError
-
-Ranges = dict[int, tuple[int, int]]
-"""Partition -> [first offset, last offset + 1)."""
 
 
 class RecordBuffer:
@@ -86,8 +84,3 @@ def even_cuts(held: list[int], count: int) -> list[int]:
         _, rank = min((cut, rank) for rank, cut in enumerate(cuts) if cut < held[rank])
         cuts[rank] += 1
     return cuts
-
-
-def ranges_between(before: dict[int, int], after: dict[int, int]) -> Ranges:
-    """What was handed out between two states of ``positions``; partitions that did not move are left out."""
-    return {partition: (before[partition], end) for partition, end in sorted(after.items()) if end > before[partition]}

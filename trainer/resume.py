@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.endpoints import Endpoints
 from common.features import Featurizer
 from common.history import HistoryStore
 from common.policy import build_policy, load_weights, to_blob
 from common.session_log import SessionLog
+from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
 from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_name
-from trainer.batches import absorb, load_initial_histories, warm_scores
+from trainer.batches import warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
 from trainer.duration_reward import PLAY_TIMES, PlayTimes
 from trainer.frontier import Frontier
@@ -36,25 +37,6 @@ SESSIONS, GROUPS = "sessions", "rollout-groups"
 BOUND = ("run", "prefix", "partitions", "logs", "tokenizer_version", "ranks")
 """Facts that a checkpoint cannot be carried across; the others only end bit-identity."""
 log = logging.getLogger(__name__)
-
-
-class Endpoints(BaseModel):
-    """``endpoints.json`` of a run folder: whom to talk to."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    run: str
-    kafka: str
-    prefix: str
-
-    @staticmethod
-    def read(folder: Path) -> Endpoints:
-        """The run's endpoints; ValueError names the file and what is wrong with it."""
-        path = folder / "endpoints.json"
-        try:
-            return Endpoints.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ValueError(f"{path}: {' '.join(str(error).split())[:300]}") from None
 
 
 @dataclass(slots=True)

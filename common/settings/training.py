@@ -43,6 +43,20 @@ class IndustrialSettings(Section):
     """Of the share's exponential mean, per request."""
 
 
+class OnlineRewardSettings(Section):
+    """How the preference model goes on learning from the sessions topic."""
+
+    publish_every: Annotated[int, Field(ge=0)] = 20_000
+    """Impressions between two versions; 0 leaves the model as it was before streaming."""
+    keep: Annotated[int, Field(ge=2)] = 3
+    """Versions that stay on disk."""
+
+    @property
+    def on(self) -> bool:
+        """Whether it goes on learning."""
+        return self.publish_every > 0
+
+
 class RewardSettings(Section):
     """The preference model (OneRec technical report, section 2.4.1)."""
 
@@ -53,9 +67,12 @@ class RewardSettings(Section):
     learning_rate: Rate = 2e-3
     max_weight: Weight = 20.0
     """Objective weights are 1 / prevalence, clipped here."""
+    reweighting_rounds: Annotated[int, Field(ge=0, le=100)] = 0
+    """Times that the model is trained again with more weight on what the P-Score ranks worst; the best one counts."""
     terms: dict[Literal["p_score", "ctr", "lvtr", "vtr", "ltr", "wtr", "cmtr"], Weight] = Field(default={"p_score": 1.0})
     """The reward is the mean of these by their weights."""
     industrial: IndustrialSettings = IndustrialSettings()
+    online: OnlineRewardSettings = OnlineRewardSettings()
 
     @model_validator(mode="after")
     def _rewards_something(self) -> RewardSettings:

@@ -68,7 +68,8 @@ class LearnedReward:
         """P-Scores in 0..1."""
         rows = self.builder.index.rows(item_ids)
         targets = Targets(np.zeros(len(rows), np.int64), rows, np.full(len(rows), context.tab, np.int64))
-        p: Floats = self.model(self.builder(Requests.of_context(context, self.shape), targets)).p.sigmoid().double().numpy()
+        outputs = self.model(self.builder(Requests.of_contexts([context], self.shape), targets))
+        p: Floats = outputs.p.sigmoid().double().numpy()
         return p
 
 

@@ -127,10 +127,24 @@ def retrieval(axes: Any, report: dict[str, Any], _: RunStatistics) -> bool:
     return bool(known)
 
 
+def calibration(axes: Any, report: dict[str, Any], _: RunStatistics) -> bool:
+    """What the towers predict and what then happens, by tenths of the predictions; on the diagonal they are right."""
+    found = {x: bins for x, bins in (report["reward"]["model_reliability"] or {}).items() if bins}
+    for objective, bins in found.items():
+        kept = [(predicted, actual) for predicted, actual, _ in bins if actual > 0]  # the axes are logarithmic
+        axes.plot([p for p, _ in kept], [a for _, a in kept], "o-", markersize=3, label=objective)
+    axes.set(title="Calibration of the preference model", xlabel="predicted rate", ylabel="actual rate")
+    axes.set(xscale="log", yscale="log")
+    axes.axline((0.001, 0.001), (1, 1), color="black", linewidth=1)
+    axes.legend(*axes.get_legend_handles_labels())
+    return bool(found)
+
+
 PLOTS: dict[str, Plot] = {
     "loss": loss_per_level,
     "legality": legality,
     "reward": reward,
+    "calibration": calibration,
     "staleness": staleness,
     "parity": parity,
     "latency": latency,

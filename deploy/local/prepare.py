@@ -59,8 +59,8 @@ def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
     from common.item_index import ItemIndex, latest_index
     from common.policy import build_policy, to_blob
     from common.session_log import SessionLog
+    from common.user_log import load_user_logs
     from trainer.parallel import joined_ranks
-    from trainer.pretraining import load_user_logs
     from trainer.pretraining import pretrain as run_pretraining
 
     settings = run.settings

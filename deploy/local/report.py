@@ -43,7 +43,7 @@ def build_report(run: RunFolder) -> Tree:
         "staleness": _staleness(groups),
         "parity": _parity(groups),
         "legality": _course(groups, "legal_share"),
-        "reward": _course(groups, "mean_reward") | _preference_model(run),
+        "reward": _course(groups, "mean_reward") | _preference_model(run, groups),
         "loss": _losses(run, steps),
         "retrieval": _retrieval(run),
         "throughput": _throughput(steps, groups),
@@ -149,10 +149,14 @@ def _course(groups: list[Line], name: str) -> Tree:
     return ends | {"per_version": _by_version(answered, mean)}
 
 
-def _preference_model(run: RunFolder) -> Tree:
-    """AUC of each objective's tower on the newest part of the warm window, judged before it was learned from."""
-    result = read_json(run.prepared / "reward.json").get("result", {})
-    return {"model_auc": {name: figures["auc"] for name, figures in result.get("objectives", {}).items()} or None}
+def _preference_model(run: RunFolder, groups: list[Line]) -> Tree:
+    """Trained groups by the model that scored them; and of each objective's tower before streaming, on the newest part of
+    the warm window, judged before it was learned from."""
+    used = Counter(line["reward_version"] for line in groups if line["outcome"] == TRAINED)
+    figures = read_json(run.prepared / "reward.json").get("result", {}).get("objectives", {})
+    shown = {"model_auc": "auc", "model_calibration": "calibration", "model_reliability": "reliability"}
+    out = {name: {x: one.get(key) for x, one in figures.items()} or None for name, key in shown.items()}
+    return {"model_versions": {version: used[version] for version in sorted(used)}} | out
 
 
 def _losses(run: RunFolder, steps: list[Line]) -> Tree:

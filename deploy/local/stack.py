@@ -21,11 +21,11 @@ from deploy.local.torchrun import ENVIRONMENT, on_ranks
 READY_S = 240.0
 MAX_RESTARTS = 5
 TICK_S = 0.5
-STOP_ORDER = ("replay", "trainer", "tokenizer", "rollout", "reward", "redis", "kafka")
-STOP_S = {"trainer": 60.0, "tokenizer": 60.0, "rollout": 30.0}
-WORKERS = {"trainer": "trainer", "tokenizer": "tokenizer_job", "rollout": "rollout"}
-"""Workers that need nothing but the run folder, and their packages."""
-RESTARTED = ("trainer", "tokenizer", "reward")
+STOP_ORDER = ("replay", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka")
+STOP_S = {"trainer": 60.0, "learner": 60.0, "tokenizer": 60.0, "rollout": 30.0}
+WORKERS = {"trainer": "trainer", "learner": "reward_service.online", "tokenizer": "tokenizer_job", "rollout": "rollout"}
+"""Workers that need nothing but the run folder, and the modules they run."""
+RESTARTED = ("trainer", "learner", "tokenizer", "reward")
 """Workers that go on where they were when they are started again; anything else that dies ends the run."""
 
 
@@ -71,12 +71,13 @@ class Stack:
         reward = self._start_reward()
         endpoints = {"run": name, "kafka": self.kafka, "prefix": prefix, "reward": reward}
         write_json(self.run.endpoints, endpoints)
-        for worker, package in WORKERS.items():
-            command = [sys.executable, "-m", package, "--run-folder", str(self.run.path)]
+        workers = {name: module for name, module in WORKERS.items() if name != "learner" or self.settings.reward.online.on}
+        for worker, module in workers.items():
+            command = [sys.executable, "-m", module, "--run-folder", str(self.run.path)]
             self._start(worker, on_ranks(command, self.settings.trainer.ranks) if worker == "trainer" else command)
-        ready = [self.run.ready_file(worker) for worker in WORKERS]
-        workers = [self.children[name] for name in (*WORKERS, "reward")]
-        wait_until(lambda: all(file.exists() for file in ready), READY_S, "trainer, tokenizer and rollout fleet", workers)
+        ready = [self.run.ready_file(worker) for worker in workers]
+        children = [self.children[name] for name in (*workers, "reward")]
+        wait_until(lambda: all(file.exists() for file in ready), READY_S, ", ".join(workers), children)
 
     def start_replay(self) -> None:
         """Put the log's stream days on Kafka."""

@@ -99,7 +99,7 @@ def bad_messages() -> dict[str, tuple[bytes, str]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dict[str, Any], dict[str, int]]]:
-    """A run that got bad messages and lost three of its workers: the run, its report, the bad messages' offsets."""
+    """A run that got bad messages and lost four of its workers: the run, its report, the bad messages' offsets."""
     folder = tmp_path_factory.mktemp("up")
     up = Up.start(folder, "--report", str(folder / "report.json"))
     try:
@@ -109,7 +109,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dic
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 20)
         os.kill(read_json(up.run.processes)["tokenizer"], signal.SIGKILL)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 30)
-        os.kill(read_json(up.run.processes)["trainer"], signal.SIGKILL)
+        for name in ("learner", "trainer"):
+            os.kill(read_json(up.run.processes)[name], signal.SIGKILL)
         assert up.ended() == 0, up.output.read_text()
         yield up, json.loads((folder / "report.json").read_text()), offsets
     finally:
@@ -136,7 +137,7 @@ def test_every_session_counts_exactly_once_although_the_trainer_was_killed(
     split = up.run.settings.split
     log = SessionLog.open(up.run.log)
     streamed = [s.session_id for s in log.sessions(split.warm_days, split.warm_days + split.stream_days - 1)]
-    assert report["restarts"] == {"trainer": 1, "tokenizer": 1, "reward": 1}
+    assert report["restarts"] == {"trainer": 1, "learner": 1, "tokenizer": 1, "reward": 1}
     assert report["sessions"]["valid"] == len(streamed)
     assert report["sessions"]["duplicates"] == 0
     assert report["sessions"]["consumed"] == len(streamed) + len(offsets)
@@ -174,7 +175,8 @@ def test_the_loop_closes(finished: tuple[Up, dict[str, Any], dict[str, int]]) ->
     assert report["retrieval"]["users"] > 0
     for key in ("next_day_before", "next_day_after"):
         assert report["loss"][key] > 0
-    assert len(list(up.run.report.glob("*.png"))) == 8
+    assert len(report["reward"]["model_versions"]) > 1  # the learner's versions were served
+    assert len(list(up.run.report.glob("*.png"))) == 9
 
 
 @pytest.mark.slow
@@ -256,7 +258,7 @@ def test_an_interrupted_run_stops_its_workers_and_leaves_existing_servers_alone(
     up = Up.start(tmp_path, "--kafka", kafka, *UNTRAINED, "--speed", "3600", environment={"ONEREC_REDIS__URL": redis_url})
     try:
         up.until(lambda: len(read_lines(up.run.path / "trainer_stats.jsonl")) >= 2)
-        assert read_json(up.run.processes).keys() == {"reward", "trainer", "tokenizer", "rollout", "replay"}
+        assert read_json(up.run.processes).keys() == {"reward", "trainer", "learner", "tokenizer", "rollout", "replay"}
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 130
     finally:

@@ -243,8 +243,7 @@ def another(folder: Path, bias: float) -> str:
     artefact = load_artefact(folder)
     with torch.no_grad():
         artefact.model.head.out.bias.fill_(bias)
-    card = artefact.card
-    return save_artefact(folder, artefact.model, card.tokenizer_version, card.index_version, card.report).version
+    return save_artefact(folder, artefact.learner(1e-3), make_index(), artefact.card.report, clicks_recorded=True).version
 
 
 @pytest.fixture
@@ -290,7 +289,7 @@ def test_a_model_that_fails_is_never_served(own_run: Path, fault: str, caplog: p
     async def conversation(client: httpx.AsyncClient) -> set[str]:
         if fault == "tokenizer":
             artefact = load_artefact(folder)
-            save_artefact(folder, artefact.model, "another", artefact.card.index_version, {})
+            save_artefact(folder, artefact.learner(1e-3), make_index(tokenizer="another"), {}, clicks_recorded=True)
         else:
             another(folder, float("nan") if fault == "nan" else 1.0)
         if fault == "torn":

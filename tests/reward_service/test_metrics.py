@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_service.metrics import auc, grouped_auc
+from reward_service.metrics import auc, grouped_auc, reliability
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=40)
 
@@ -32,3 +32,12 @@ def test_auc_and_gauc_equal_their_definitions(rows: list[tuple[int, bool, int]])
 
 def test_nothing_to_rank_is_no_figure() -> None:
     assert auc(np.empty(0), np.empty(0, np.bool_)) is None
+
+
+def test_reliability_bins_are_even_and_rise_with_the_prediction() -> None:
+    scores = np.array([0.9, 0.1, 0.3, 0.2, 0.8])
+    values = np.array([True, False, True, False, True])
+    bins = reliability(scores, values, 2)
+    np.testing.assert_allclose(bins, [(0.2, 1 / 3, 3), (0.85, 1.0, 2)])
+    assert reliability(scores[:1], values[:1], 10) == [(0.9, 1.0, 1)]
+    assert reliability(scores[:0], values[:0], 10) == []

@@ -27,7 +27,7 @@ def context_of(items: list[int], user_id: int = 3, tab: int = 0) -> Context:
 def inputs_of(context: Context, rows: list[int], shape: Shape = SHAPE) -> Inputs:
     """One request's inputs for items at rows of the index."""
     targets = Targets(np.zeros(len(rows), np.int64), np.array(rows), np.full(len(rows), context.tab, np.int64))
-    return InputBuilder(shape, make_index())(Requests.of_context(context, shape), targets)
+    return InputBuilder(shape, make_index())(Requests.of_contexts([context], shape), targets)
 
 
 def make_model(seed: int = 0) -> PreferenceModel:

@@ -14,7 +14,7 @@ from reward_service.artefact import MARKER, load_artefact
 from reward_service.exposures import Exposures, read_exposures
 from reward_service.inputs import InputBuilder, Shape
 from reward_service.labels import OBJECTIVES
-from reward_service.training import objective_weights, train_preference_model
+from reward_service.training import train_preference_model
 from tests.reward_service.tiny_world import DAY0_MS, DAYS, USERS, make_index, make_sessions, tiny_settings, write_log
 
 INDEX = make_index()
@@ -113,10 +113,6 @@ def test_some_users_alone_can_be_read(tmp_path: Path) -> None:
     assert np.array_equal(halves[0].labels.values, whole.labels.values[even])
 
 
-def test_weights_are_inverse_prevalence_clipped_and_zero_where_a_label_is_missing() -> None:
-    assert objective_weights(np.array([0.5, 0.01, 0.0, np.nan]), 20.0).tolist() == [2.0, 20.0, 20.0, 0.0]
-
-
 def test_an_artefact_is_whole_or_refused(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", make_sessions()[: 2 * USERS])
     train_preference_model(log, INDEX, tiny_settings(epochs=1), tmp_path, 1, lambda _: None)
@@ -136,6 +132,6 @@ def test_an_artefact_is_whole_or_refused(tmp_path: Path) -> None:
         load_artefact(folder)
 
 
-def test_the_marker_names_both_files(run_folder: Path) -> None:
+def test_the_marker_names_all_files(run_folder: Path) -> None:
     marker = json.loads((run_folder / "reward" / "000001" / MARKER).read_bytes())
-    assert set(marker) == {"model.safetensors", "model.json"}
+    assert set(marker) == {"model.safetensors", "optimizer.safetensors", "model.json"}

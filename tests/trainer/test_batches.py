@@ -7,9 +7,10 @@ import pytest
 from common.history import INITIAL, HistoryStore
 from common.messages import Label, Session
 from common.session_log import SessionLog
+from common.sessions import absorb, load_initial_histories
 from common.stream import Record, partition_of
 from tests.trainer.tiny_run import ITEMS, USERS, TinyRun, session, stream_sessions, tiny_index, tiny_settings
-from trainer.batches import Batch, BatchBuilder, absorb, load_initial_histories, warm_scores
+from trainer.batches import Batch, BatchBuilder, warm_scores
 from trainer.duration_reward import PlayTimes
 from trainer.rl_users import is_rl_user
 from trainer.session_filter import SessionFilter

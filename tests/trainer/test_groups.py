@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.endpoints import Endpoints
 from common.features import Featurizer
 from common.history import HistoryStore
 from common.messages import RolloutGroup
@@ -25,7 +26,7 @@ from trainer.journal import JournalError, SettledGroup
 from trainer.loop import to_request
 from trainer.parity import MAX_PARITY_ERROR, Snapshots
 from trainer.record_buffer import RecordBuffer
-from trainer.resume import Endpoints, OpenRun, Run
+from trainer.resume import OpenRun, Run
 from trainer.session_filter import SessionFilter
 from trainer.staleness import Staleness
 from trainer.step import TrainingStep

@@ -12,11 +12,11 @@ from common.history import CONTEXT_EVENTS
 from common.policy import build_policy
 from common.policy.moe import MixtureOfExperts
 from common.settings import PolicySettings, load_settings
+from common.user_log import UserLog
 from tests.factories import MIXED, TINY, make_events, make_index
 from trainer.optimizer import build_optimizer
 from trainer.pretraining import (
     Fitter,
-    UserLog,
     by_length,
     history_samples,
     pretrain,

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.history import ranges_between
 from common.stream import LogReader, Record, StreamError
-from trainer.record_buffer import RecordBuffer, even_cuts, ranges_between
+from trainer.record_buffer import RecordBuffer, even_cuts
 
 
 class ListReader(LogReader):

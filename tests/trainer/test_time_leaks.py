@@ -16,12 +16,14 @@ from common.item_index import ItemIndex
 from common.messages import Events, Impression, Item, Label, Session, User
 from common.policy import build_policy
 from common.session_log import DAY_MS, LogWriter, SessionLog
+from common.sessions import load_initial_histories
 from common.settings import PolicySettings, Settings, load_settings
 from common.stream import Record
+from common.user_log import load_user_logs
 from tests.factories import ARCHITECTURES, make_index
-from trainer.batches import BatchBuilder, load_initial_histories
+from trainer.batches import BatchBuilder
 from trainer.duration_reward import PlayTimes
-from trainer.pretraining import history_samples, load_user_logs, session_samples
+from trainer.pretraining import history_samples, session_samples
 from trainer.session_filter import SessionFilter
 from trainer.step import SftSample
 

@@ -56,7 +56,10 @@ OPEN = {
     "histogram",
     "steps",
     "up",
+    "model_versions",
     "model_auc",
+    "model_calibration",
+    "model_reliability",
     "letters",
 }
 """Parts whose keys are data: reasons, versions, actors, objectives."""
@@ -75,6 +78,7 @@ def group(number: int, outcome: str = "trained", **more: Any) -> dict[str, Any]:
     figures = {
         "version": 0,
         "index_version": 1,
+        "reward_version": "000001-a",
         "lag": number % 2,
         "candidates": 16,
         "legal_share": 0.1 * number,
@@ -102,6 +106,10 @@ def finished(run: RunFolder) -> RunFolder:
     write_json(run.checkpoints / "00000005" / "state.json", state)
     write_json(run.checkpoints / "00000005" / "COMMITTED", {})
     _write_evaluation(run)
+    clicks = {"auc": 0.7, "calibration": 1.1, "reliability": [[0.1, 0.08, 40], [0.3, 0.0, 40], [0.6, 0.5, 40]]}
+    write_json(
+        run.prepared / "reward.json", {"seconds": 1.0, "result": {"objectives": {"ctr": clicks, "wtr": {"auc": None}}}}
+    )
     drift = {"reference": 0.5, "items": 7, "residual_norm": 0.6, "empty_share": 0.9}
     make_index().save(run.index / "000001", {"drift": drift})
     write_json(run.path / "dead_letters.json", {"count": 1, "letters": [{"reason": "user_id: Field required"}]})
