@@ -33,6 +33,10 @@ class Candidates:
         """Share of candidates that are items."""
         return float((self.item_ids != NO_ITEM).mean())
 
+    def first(self, count: int) -> Candidates:
+        """The most probable ones."""
+        return Candidates(self.codes[:count], self.log_probs[:count], self.item_ids[:count])
+
 
 class GenerationEngine:
     """Generates with the policy's current weights; swap weights only between two calls.

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.context import Context
-from common.features import Featurizer
 from common.history import Position, context_events
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM, RolloutGroup, decode
 from common.stream import Record
-from trainer.advantages import group_advantages
+from trainer.advantages import advantages_for
 from trainer.batches import context_for
 from trainer.checkpoint import CheckpointError
 from trainer.journal import JournalError, SettledGroup
@@ -45,9 +44,10 @@ class GroupJudge:
     def __init__(self, opened: OpenRun, snapshots: Snapshots) -> None:
         self.run, self.history, self.indexes, self.snapshots = opened.run, opened.history, opened.indexes, snapshots
         self.sessions_topic = opened.topic(SESSIONS)
-        self.limit = context_events(opened.settings.policy)
-        policy = opened.settings.policy
-        self.group_size = min(opened.settings.rl.group_size, policy.codes**policy.levels)
+        policy, rl = opened.settings.policy, opened.settings.rl
+        self.limit = context_events(policy)
+        self.group_size = min(rl.group_size, policy.codes**policy.levels)
+        self.objective = rl.objective
 
     def judge(self, record: Record, taken: set[Position]) -> Judgement:
         """What becomes of a record now; ``taken`` are the requests that earlier records of the same step settle."""
@@ -73,10 +73,12 @@ class GroupJudge:
         return Judgement(settled, self._sample(group, self._context(settled.request)), group)
 
     def _sample(self, group: RolloutGroup, context: Context) -> RlSample:
+        """A group as a training sample. Without two legal candidates, or without spread, all advantages are 0."""
         featurizer = self.indexes.featurizer(group.index_version)
         if featurizer is None:
             raise JournalError(f"group {group.request_id} was trained with item index {group.index_version}, which is gone")
-        return to_sample(group, context, featurizer)
+        legal = np.array(group.item_ids) != NO_ITEM
+        return RlSample(context, featurizer, *_arrays(group), advantages_for(self.objective, group.rewards), legal)
 
     def _context(self, position: Position) -> Context:
         return context_for(self.history, self.run.frontier.outstanding[position], position, self.limit)
@@ -119,12 +121,6 @@ class GroupJudge:
             return False
         legal = np.array(group.item_ids) != NO_ITEM
         return bool((codes < index.codes).all() and (index.is_legal(codes) == legal).all())
-
-
-def to_sample(group: RolloutGroup, context: Context, featurizer: Featurizer) -> RlSample:
-    """A group as a training sample. Without two legal candidates, or without spread, all advantages are 0."""
-    legal = np.array(group.item_ids) != NO_ITEM
-    return RlSample(context, featurizer, *_arrays(group), group_advantages(group.rewards), legal)
 
 
 def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> dict[str, object]:

@@ -24,10 +24,12 @@ from common.settings import Settings
 from trainer.duration_reward import shaped_advantages
 from trainer.gradients import gradient_norm
 from trainer.objectives import (
+    dpo_loss,
     format_draw,
     format_loss,
     gradient_bounded_ratio,
     next_token_loss,
+    plain_ratio,
     preference_loss,
     preference_ratio,
 )
@@ -45,7 +47,8 @@ class SftSample:
 
 @dataclass(frozen=True, slots=True)
 class RlSample:
-    """One rollout group, scored: ``advantages`` are 0 where a candidate is masked.
+    """One rollout group, scored: ``advantages`` are 0 where a candidate is masked. For DPO they are +1 for the winner, -1
+    for the loser and 0 elsewhere.
 
     ``featurizer`` is that of the item index with which the group was made, so that the ratio compares like with like.
     """
@@ -183,6 +186,8 @@ class TrainingStep:
     def _preference(self, now: Tensor, old: Tensor, advantage: Tensor, ratios: list[Tensor]) -> Tensor:
         """One group's loss from its log-probabilities by level (G, K); its ratios go to ``ratios``."""
         rl = self.settings.rl
+        if rl.objective == "dpo":
+            return self._pair(now.sum(-1), old.sum(-1), advantage, ratios)
         if self.by_token:
             advantage = advantage.unsqueeze(-1)
         else:
@@ -190,6 +195,15 @@ class TrainingStep:
         ratio = preference_ratio(rl.objective, now, old, advantage, rl.eps, rl.delta)
         ratios.append(ratio.detach())
         return preference_loss(rl.objective, ratio, advantage, rl.eps)
+
+    def _pair(self, now: Tensor, old: Tensor, advantage: Tensor, ratios: list[Tensor]) -> Tensor:
+        """DPO's loss of a group's winner and loser, 0 if it has none; the reference is the policy that generated the group,
+        so that it moves on with every parameter push (OneRec first version, iterative preference alignment)."""
+        ratios.append(plain_ratio(now.detach(), old))
+        if not advantage.any():
+            return now.new_zeros(())
+        winner, loser = advantage > 0, advantage < 0
+        return dpo_loss(now[winner], now[loser], old[winner], old[loser], self.settings.rl.beta)
 
     def _heed(self, feedback: Sequence[FeedbackSample], step: int, metrics: StepMetrics) -> None:
         """Add the gradient of what users did with the items they were shown; a collective of all ranks.

@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that a wrong key is reported before torch or 
 """
 
 from common.settings.policy import LazySettings, MoeSettings, PolicySettings
-from common.settings.section import Positive, Rate, Section
+from common.settings.section import Positive, Rate, Section, Share
 from common.settings.services import SimulatorSettings
 from common.settings.tokenizer import AlignmentSettings, OnlineSettings, RqVaeSettings, TokenizerSettings
 from common.settings.training import FilterSettings, IndustrialSettings, RewardSettings, RlSettings, TrainerSettings
@@ -27,6 +27,7 @@ __all__ = [
     "Section",
     "Settings",
     "SettingsError",
+    "Share",
     "SimulatorSettings",
     "TokenizerSettings",
     "TrainerSettings",

@@ -140,10 +140,13 @@ class RlSettings(Section):
     """Groups trained per step at most, by all ranks."""
     max_outstanding: Positive = 64
     """Requests in flight, of all ranks; beyond it new ones are skipped and counted."""
-    objective: Literal["ecpo", "grpo", "gbpo"] = "ecpo"
-    """ECPO (OneRec technical report), GRPO without a KL term, or GBPO (OneRec-V2)."""
+    objective: Literal["ecpo", "grpo", "gbpo", "dpo"] = "ecpo"
+    """ECPO (OneRec technical report), GRPO without a KL term, GBPO (OneRec-V2), or DPO on a group's best and worst candidate
+    (OneRec's first version: iterative preference alignment, whose reference moves with every parameter push)."""
     ratio_level: Literal["auto", "sequence", "token"] = "auto"
     """Whether a ratio is of a whole semantic ID or of one level; ``auto`` is what the papers do, token for GBPO only."""
+    beta: Rate = 0.1
+    """Of DPO: how fast a pair that the policy already tells apart ceases to push."""
     eps: Annotated[float, Field(gt=0, lt=1)] = 0.2
     delta: Annotated[float, Field(ge=0)] = 0.1
     lambda_preference: Weight = 0.1
@@ -158,3 +161,9 @@ class RlSettings(Section):
     """K of the format reward; 0 means round(5 G / 128)."""
     format_select: Literal["random", "top"] = "random"
     """How the K are drawn; ``top``, the most probable, is there for the ablation that advises against it."""
+
+    @model_validator(mode="after")
+    def _a_pair_is_of_whole_items(self) -> RlSettings:
+        if self.objective == "dpo" and self.ratio_level == "token":
+            raise ValueError("rl.ratio_level must be 'auto' or 'sequence' with rl.objective 'dpo', got 'token'")
+        return self

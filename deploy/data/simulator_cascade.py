@@ -33,6 +33,8 @@ HALF = 100
 PLACES = 10
 FEWEST_PLACES = 5
 FATIGUE = 0.3
+RECENT = 10
+"""A user's last impressions, of whose topics they are tired."""
 SEEN_PENALTY = 20.0
 POPULARITY_KEPT = 0.7
 """What a day leaves of the popularity gained before."""
@@ -86,6 +88,23 @@ def run_cascade(
     return _in_time_order(rounds), np.stack(theta)
 
 
+def answers(world: World, item: Ints, affinity: Floats, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """What users do with items (any shape) that they have an affinity to: play times (ms) and labels.
+
+    Play ratio 1.2 sigmoid(logit + N(0, 0.5)); click: 3 s played; long view: all of a video of up to 18 s, or 18 s.
+    """
+    duration, viral = world.duration_s[item], world.viral[item]
+    noise = PLAY_NOISE * rng.standard_normal(item.shape)
+    play = 1.2 * expit(play_logit(affinity, duration, viral) + noise) * duration
+    labels = np.where(play >= 3, int(Label.CLICK), 0)
+    labels |= np.where((play >= 18) | (play >= duration), int(Label.LONG_VIEW), 0)
+    for name, label in LABEL_OF.items():
+        chance = expit(affinity + label_offset(name, viral.astype(np.float32)))
+        labels |= np.where(rng.random(item.shape) < chance, int(label), 0)
+    labels |= np.where(rng.random(item.shape) < expit(-affinity + DISLIKE_OFFSET), int(Label.DISLIKE), 0)
+    return np.rint(play * 1000).astype(np.int64), labels.astype(np.int64)
+
+
 def _in_time_order(rounds: list[Exposures]) -> Exposures:
     columns = {f.name: np.concatenate([getattr(part, f.name) for part in rounds]) for f in fields(Exposures)}
     order = np.lexsort((columns["time_ms"], columns["user"], columns["request_ms"]))
@@ -105,7 +124,7 @@ class _Cascade:
         self.unit_vectors = normalised(world.vectors)
         self.popularity = np.exp(world.quality).astype(np.float64)
         self.seen = np.zeros((users, items), np.bool_)
-        self.recent = np.full((users, 10), -1, np.int64)
+        self.recent = np.full((users, RECENT), -1, np.int64)
         self.busy_until = np.full(users, -(2**53), np.int64)
         self.requests = 0
 
@@ -142,7 +161,7 @@ class _Cascade:
         affinity = self._affinity(users, candidates)
         lists, kept = self._rank(users, candidates, affinity)
         item = np.take_along_axis(candidates, lists, 1)
-        play_ms, labels = self._answers(item, np.take_along_axis(affinity, lists, 1))
+        play_ms, labels = answers(self.world, item, np.take_along_axis(affinity, lists, 1), self.rng)
         start = np.maximum(times, self.busy_until[users])
         shown_after = np.cumsum(np.where(kept, play_ms + 1000, 0), 1)
         self.busy_until[users] = start + shown_after[:, -1] + 1000
@@ -184,30 +203,13 @@ class _Cascade:
         kept = (np.arange(PLACES) < length) & np.isfinite(np.take_along_axis(score, best, 1))
         return best, kept
 
-    def _answers(self, item: Ints, affinity: Floats) -> tuple[Ints, Ints]:
-        """Play times (ms) and labels (R, S).
-
-        Play ratio 1.2 sigmoid(logit + N(0, 0.5)); click: 3 s played; long view: all of a video of up to 18 s, or 18 s.
-        """
-        world, rng = self.world, self.rng
-        duration, viral = world.duration_s[item], world.viral[item]
-        noise = PLAY_NOISE * rng.standard_normal(item.shape)
-        play = 1.2 * expit(play_logit(affinity, duration, viral) + noise) * duration
-        labels = np.where(play >= 3, int(Label.CLICK), 0)
-        labels |= np.where((play >= 18) | (play >= duration), int(Label.LONG_VIEW), 0)
-        for name, label in LABEL_OF.items():
-            chance = expit(affinity + label_offset(name, viral.astype(np.float32)))
-            labels |= np.where(rng.random(item.shape) < chance, int(label), 0)
-        labels |= np.where(rng.random(item.shape) < expit(-affinity + DISLIKE_OFFSET), int(Label.DISLIKE), 0)
-        return np.rint(play * 1000).astype(np.int64), labels.astype(np.int64)
-
     def _remember(self, users: Ints, item: Ints, kept: npt.NDArray[np.bool_], labels: Ints) -> None:
-        """Users recall what they saw and their last ten topics; long views make an item popular."""
+        """Users recall what they saw and their newest topics; long views make an item popular."""
         self.seen[np.broadcast_to(users[:, None], item.shape)[kept], item[kept]] = True
         np.add.at(self.popularity, item[kept], (labels[kept] & int(Label.LONG_VIEW)) != 0)
         shown = np.where(kept, self.world.topic[item, 0], -1)
         both = np.concatenate([self.recent[users], shown], 1)
-        newest = np.argsort(np.concatenate([np.full((len(users), 10), True), kept], 1), 1, kind="stable")[:, -10:]
+        newest = np.argsort(np.concatenate([np.full((len(users), RECENT), True), kept], 1), 1, kind="stable")[:, -RECENT:]
         self.recent[users] = np.take_along_axis(both, newest, 1)
 
 

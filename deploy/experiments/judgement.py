@@ -16,19 +16,20 @@ from deploy.experiments.laboratory import Laboratory
 from rollout.engine import GenerationEngine
 
 USERS_AT_ONCE = 64
-LIST = 10
-"""Items shown: the first so many of a constrained beam of `LIST_WIDTH`."""
 LIST_WIDTH = 64
+"""Of the constrained beam from which a list is taken."""
 Figures = dict[str, list[float]]
 
 
-def judge(policy: Policy, laboratory: Laboratory, contexts: Sequence[Context], widths: Sequence[int]) -> Figures:
+def judge(policy: Policy, laboratory: Laboratory, contexts: Sequence[Context], widths: Sequence[int], shown: int) -> Figures:
     """Per user, in their order:
 
     ``KIND@K``: the best among the items of a constrained beam of each width K, of the true reward and of each of its parts
-    (Pass@K); ``mean_reward@K``: their mean. Means over a list of `LIST` items: ``list_reward``, ``list_learned`` and
-    ``list_evaluator`` (P-Scores of the model that scores rollouts and of the other one), ``list_viral`` (share) and
-    ``list_log_duration`` (of seconds). ``legality``: share of items among the candidates of a free beam of `LIST_WIDTH`.
+    (Pass@K); ``mean_reward@K``: their mean. Means over a list, the first ``shown`` items of a constrained beam of
+    `LIST_WIDTH`: ``list_reward``, ``list_learned`` and ``list_evaluator`` (P-Scores of the model that scores rollouts and of
+    the other one), ``list_viral`` (share), ``list_log_duration`` (of seconds) and the parts of the true reward, such as
+    ``list_like``. The same as ``selected_…`` of those items of the beam that the first model prefers. ``legality``: share of
+    items among the candidates of a free beam of `LIST_WIDTH`.
     """
     found: Figures = {}
     for width in sorted({*widths, LIST_WIDTH}):
@@ -37,7 +38,9 @@ def judge(policy: Policy, laboratory: Laboratory, contexts: Sequence[Context], w
             if width in widths:
                 _add(found, _pass(laboratory, context, items, width))
             if width == LIST_WIDTH:
-                _add(found, _list(laboratory, context, items[:LIST]))
+                _add(found, _list("list", laboratory, context, items[:shown]))
+                preferred = np.argsort(-laboratory.learned(context, items), kind="stable")[:shown]
+                _add(found, _list("selected", laboratory, context, items[preferred]))
     free = GenerationEngine(policy, laboratory.index, LIST_WIDTH)
     found["legality"] = [float((items != NO_ITEM).mean()) for items in _generated(free, contexts)]
     return found
@@ -57,15 +60,16 @@ def _pass(laboratory: Laboratory, context: Context, items: np.ndarray, width: in
     return best | {f"mean_reward@{width}": float(kinds["reward"].mean())}
 
 
-def _list(laboratory: Laboratory, context: Context, items: np.ndarray) -> dict[str, float]:
+def _list(name: str, laboratory: Laboratory, context: Context, items: np.ndarray) -> dict[str, float]:
     truth = laboratory.truth
-    return {
-        "list_reward": float(truth(context, items).mean()),
-        "list_learned": float(laboratory.learned(context, items).mean()),
-        "list_evaluator": float(laboratory.evaluator(context, items).mean()),
-        "list_viral": float(truth.world.viral[items].mean()),
-        "list_log_duration": float(np.log(truth.world.duration_s[items]).mean()),
+    values = truth.world.expected_labels(context.user_id, items, truth.day) | {
+        "reward": truth(context, items),
+        "learned": laboratory.learned(context, items),
+        "evaluator": laboratory.evaluator(context, items),
+        "viral": truth.world.viral[items],
+        "log_duration": np.log(truth.world.duration_s[items]),
     }
+    return {f"{name}_{figure}": float(of_items.mean()) for figure, of_items in values.items()}
 
 
 def _add(found: Figures, one: dict[str, float]) -> None:

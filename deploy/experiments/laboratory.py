@@ -15,16 +15,18 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.simulated_sessions import Plan, Say, Sessions, make, read
-from common.context import Context, UserEvents
+from common.context import DAY_MS, Context, UserEvents
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM, Label
 from common.session_log import SessionLog
 from common.settings import RlSettings, Settings
 from deploy.data.simulator_world import World
+from deploy.experiments.own_traffic import answer
 from reward_service.artefact import Artefact, load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.rewards import IndustrialReward
 from reward_service.training import train_preference_model
+from rollout.engine import Candidates
 from trainer.duration_reward import duration_bucket, play_ranks
 from trainer.step import FeedbackSample
 
@@ -132,26 +134,36 @@ class Laboratory:
         return LearnedReward(load_artefact(self.folder / HALVES[1] / "reward"), self.index)
 
     @cached_property
+    def log(self) -> SessionLog:
+        """The plan's sessions, and those after them."""
+        return SessionLog.open(self.folder / "log")
+
+    def day_of(self, context: Context) -> int:
+        """The log day of a context."""
+        return (context.time_ms - self.log.manifest.day0_ms) // DAY_MS
+
+    @cached_property
     def shown(self) -> dict[tuple[int, int], UserEvents]:
         """What every session of the log showed, and what came of it, by user and time."""
-        log = SessionLog.open(self.folder / "log")
-        return {(one.user_id, one.time_ms): UserEvents.from_impressions(one.impressions) for one in log.sessions()}
+        return {(one.user_id, one.time_ms): UserEvents.from_impressions(one.impressions) for one in self.log.sessions()}
 
     def feedback(self, context: Context, duration_aware: bool) -> FeedbackSample:
         """What the user of a training context did with the items of that session.
 
         Plays are ranked among the user's earlier ones of like videos, or among all of them: raw play time.
         """
-        rl, shown, past = RlSettings(), self.shown[context.user_id, context.time_ms], context.events
+        shown = self.shown[context.user_id, context.time_ms]
         rows = self.index.rows(shown.item_id)
-        shown, rows = shown.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
-        buckets = [
-            duration_bucket(events.duration_ms, rl.duration_base) * (1 if duration_aware else 0) for events in (shown, past)
-        ]
-        ranks = play_ranks(shown.play_ms, buckets[0], past.play_ms, buckets[1], rl.fewest_plays)
-        codes = self.index.sids[rows].astype(np.int64)
+        codes = self.index.sids[rows[rows >= 0]].astype(np.int64)
         unknown = np.full(codes.shape, np.nan, np.float32)
-        return FeedbackSample(context, codes, unknown, ranks, (shown.labels & int(Label.DISLIKE)) > 0)
+        return _feedback(context, shown.take(np.flatnonzero(rows >= 0)), codes, unknown, duration_aware)
+
+    def own_feedback(
+        self, context: Context, made: Candidates, duration_aware: bool, rng: np.random.Generator
+    ) -> FeedbackSample:
+        """What that user does with a generated list in place of that session's; plays are ranked as in `feedback`."""
+        shown = answer(self.truth.world, context, made.item_ids, self.day_of(context), rng)
+        return _feedback(context, shown, made.codes, made.log_probs, duration_aware)
 
     def users(self, most: int) -> list[Context]:
         """Every user's first held-out request, by ascending user id; of more than ``most`` users, evenly spaced ones."""
@@ -161,6 +173,21 @@ class Laboratory:
         contexts = [first[user] for user in sorted(first)]
         chosen = np.linspace(0, len(contexts) - 1, min(most, len(contexts))).astype(np.int64)
         return [contexts[k] for k in chosen]
+
+
+def _feedback(
+    context: Context,
+    shown: UserEvents,
+    codes: Ints,
+    log_probs_old: npt.NDArray[np.float32],
+    duration_aware: bool,
+) -> FeedbackSample:
+    rl, past = RlSettings(), context.events
+    buckets = [
+        duration_bucket(events.duration_ms, rl.duration_base) * (1 if duration_aware else 0) for events in (shown, past)
+    ]
+    ranks = play_ranks(shown.play_ms, buckets[0], past.play_ms, buckets[1], rl.fewest_plays)
+    return FeedbackSample(context, codes, log_probs_old, ranks, (shown.labels & int(Label.DISLIKE)) > 0)
 
 
 def _in_half(half: int, user_id: int) -> bool:

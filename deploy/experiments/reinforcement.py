@@ -26,15 +26,18 @@ from common.settings import (
     RlSettings,
     Section,
     Settings,
+    Share,
     TrainerSettings,
 )
+from deploy.data.simulator_cascade import PLACES
+from deploy.experiments.judgement import LIST_WIDTH
 from deploy.experiments.laboratory import DampenedReward, Laboratory, RewardSource, rewards_of
 from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
 from rollout.sampling import Truncation
-from trainer.advantages import group_advantages
+from trainer.advantages import advantages_for
 from trainer.pretraining import schedule
-from trainer.step import RlSample, SftSample, TrainingStep
+from trainer.step import FeedbackSample, RlSample, SftSample, TrainingStep
 
 PROGRESS_LINES = 6
 WARMUP_SHARE = 0.02
@@ -73,7 +76,11 @@ class Arm(Section):
     """By rollouts; False and without feedback: the same steps of fine-tuning alone."""
     feedback: Literal["", "duration-aware", "raw play time"] = ""
     """How plays of the sessions at hand are ranked for reinforcement by feedback (``rl.lambda_feedback``)."""
+    own_traffic: Share = 0.0
+    """Share of a step's sessions whose feedback is on what the generator shows their users, not on what the log did."""
     rl: RlSettings = REINFORCEMENT
+    groups: Positive | None = None
+    """Rollout groups of a step where they are not the schedule's; one group weighs the same with any number."""
     on_policy: bool = True
     """Whether the generator follows the trained policy, or stays what all arms begin with."""
     learning_rate_factor: Annotated[float, Field(gt=0)] = 1.0
@@ -123,12 +130,11 @@ def reinforce(
     )
     settings = Settings(seed=seed, trainer=rates, rl=arm.rl.model_copy(update={"groups_per_step": plan.groups}))
     step = TrainingStep(policy, Featurizer(policy.settings, laboratory.index), settings)
-    generator = _Generator(arm, laboratory, start, seed)
+    generator = Generator(arm, laboratory, start, seed)
     course = Course()
     for k, samples in enumerate(batches(laboratory.sessions.training, plan.batch, plan.steps, seed + 1000), 1):
-        groups = generator.groups(samples[: plan.groups], k, course) if arm.reinforced else []
-        aware = arm.feedback == "duration-aware"
-        feedback = [laboratory.feedback(sample.context, aware) for sample in samples] if arm.feedback else []
+        groups = generator.groups(samples[: arm.groups or plan.groups], k, course) if arm.reinforced else []
+        feedback = generator.feedback(samples, k) if arm.feedback else []
         metrics = step.run(samples, groups, k, feedback)
         course.loss.append(sum(metrics.loss_per_level))
         if groups:
@@ -151,10 +157,11 @@ def batches(samples: list[SftSample], size: int, steps: int, seed: int) -> Itera
         yield [samples[k] for k in taken]
 
 
-class _Generator:
-    """What the rollout actors and the reward service do."""
+class Generator:
+    """What the rollout actors, the reward service and the users do."""
 
     def __init__(self, arm: Arm, laboratory: Laboratory, start: Policy, seed: int) -> None:
+        self.arm, self.laboratory = arm, laboratory
         self.policy, self.seed = _copy(start), seed
         self.format_samples = arm.rl.format_samples or 1
         self.source: RewardSource = laboratory.learned
@@ -163,20 +170,22 @@ class _Generator:
             self.source = DampenedReward(self.source, IndustrialReward(arm.industrial), self.viral)
         truncation = Truncation(arm.rl.top_k, arm.rl.top_p) if arm.rl.candidates == "sample" else None
         self.engine = GenerationEngine(self.policy, laboratory.index, arm.rl.group_size, truncation=truncation)
+        self.lists = GenerationEngine(self.policy, laboratory.index, LIST_WIDTH, constrained=True)
 
     def take(self, policy: Policy) -> None:
+        """Follow the trained policy."""
         load_weights(self.policy, to_blob(policy))
 
     def groups(self, samples: list[SftSample], step: int, course: Course) -> list[RlSample]:
+        """A scored group for every session; what it looks like goes to the course."""
         contexts = [sample.context for sample in samples]
         seeds = [(self.seed * 1_000_003 + step) * 1009 + k for k in range(len(contexts))]
         groups, rewarded, shown = [], [], list[npt.NDArray[np.int64]]()
         for context, made in zip(contexts, self.engine.generate(contexts, seeds), strict=True):
             legal = made.item_ids != NO_ITEM
             rewards = rewards_of(self.source, context, made.item_ids)
-            groups.append(
-                RlSample(context, self.engine.featurizer, made.codes, made.log_probs, group_advantages(rewards), legal)
-            )
+            advantages = advantages_for(self.arm.rl.objective, rewards)
+            groups.append(RlSample(context, self.engine.featurizer, made.codes, made.log_probs, advantages, legal))
             shown.append(made.item_ids[legal])
             rewarded += [reward for reward in rewards if reward is not None]
         course.legality.append(float(np.mean([group.legal.mean() for group in groups])))
@@ -185,6 +194,16 @@ class _Generator:
         course.reward.append(float(np.mean(rewarded)) if rewarded else float("nan"))
         course.distinct.append(float(np.mean([len(np.unique(g.codes, axis=0)) / len(g.codes) for g in groups])))
         return groups
+
+    def feedback(self, samples: list[SftSample], step: int) -> list[FeedbackSample]:
+        """Of the arm's share of the sessions on a list of this generator's, of the others on what the log showed."""
+        aware, own = self.arm.feedback == "duration-aware", round(self.arm.own_traffic * len(samples))
+        logged = [self.laboratory.feedback(sample.context, aware) for sample in samples[own:]]
+        contexts = [sample.context for sample in samples[:own]]
+        rng = np.random.default_rng((self.seed, step, 1))
+        shown = [made.first(PLACES) for made in self.lists.generate(contexts)] if contexts else []
+        answers = (self.laboratory.own_feedback(*one, aware, rng) for one in zip(contexts, shown, strict=True))
+        return [*answers, *logged]
 
 
 def _copy(policy: Policy) -> Policy:

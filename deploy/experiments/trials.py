@@ -36,6 +36,8 @@ class Judging(Section):
     users: Positive = 2_000
     widths: list[Positive] = Field(default=[4, 16, 64])
     """Of separate beam searches."""
+    shown: Positive = 10
+    """Items of a list."""
 
 
 class Design(Section):
@@ -103,21 +105,21 @@ class _Beginning(Section):
 
 
 def begin_one(design: Design, cache: Path, on_progress: Say, _: _Beginning, seed: int) -> Trial:
-    """Fine-tune and judge the start of a seed; its weights are kept in the cache folder."""
+    """Fine-tune and judge the start of a seed; its weights are kept in the cache folder, for other judges too."""
     began, laboratory = time.monotonic(), _laboratory(design.plan, cache)
-    policy = fine_tune(design.start, laboratory, seed, on_progress)
     path = _start_file(design, cache, seed)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(to_blob(policy))
-    temporary.replace(path)
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(to_blob(fine_tune(design.start, laboratory, seed, on_progress)))
+        temporary.replace(path)
+    policy = _start(design, cache, seed)
     return _judged(design, laboratory, policy, key=_start_key(design), arm=START, seed=seed, began=began)
 
 
 def reinforce_one(design: Design, cache: Path, on_progress: Say, arm: Arm, seed: int) -> Trial:
     """Train one arm from its seed's start and judge it."""
     began, laboratory = time.monotonic(), _laboratory(design.plan, cache)
-    start = build_policy(design.start.policy)
-    load_weights(start, _start_file(design, cache, seed).read_bytes())
+    start = _start(design, cache, seed)
     policy, course = reinforce(arm, design.schedule, laboratory, start, seed, on_progress)
     curves = {
         name: _points(values, np.max if name == "gradient_norm" else np.nanmean)
@@ -135,6 +137,15 @@ def higher(claim: str, ours: Sequence[Trial], theirs: Sequence[Trial], figure: s
     differences = [one.mean(figure) - other.mean(their_figure) for one, other in pairs]
     own, other = (np.mean([t.users[name] for t in side], 0) for side, name in ((ours, figure), (theirs, their_figure)))
     p = paired_bootstrap(own, other, RESAMPLES, seed=0)
+    return Claim(claim=claim, holds=min(differences) > 0 and p < 0.05, figures={"differences": differences, "p": p})
+
+
+def rises_more(claim: str, ours: Sequence[Trial], theirs: Sequence[Trial], figure: str, other: str) -> Claim:
+    """The claim that ours is further above theirs in one figure than in another one."""
+    pairs = list(zip(ours, theirs, strict=True))
+    gains = [[np.array(a.users[name]) - np.array(b.users[name]) for a, b in pairs] for name in (figure, other)]
+    differences = [float(np.mean(one - another)) for one, another in zip(*gains, strict=True)]
+    p = paired_bootstrap(np.mean(gains[0], 0), np.mean(gains[1], 0), RESAMPLES, seed=0)
     return Claim(claim=claim, holds=min(differences) > 0 and p < 0.05, figures={"differences": differences, "p": p})
 
 
@@ -181,7 +192,7 @@ def means(trials: Trials, figures: Sequence[str]) -> dict[str, dict[str, list[fl
 
 def _judged(design: Design, laboratory: Laboratory, policy: Policy, **told: Any) -> Trial:
     judging = design.judging
-    users = judge(policy, laboratory, laboratory.users(judging.users), judging.widths)
+    users = judge(policy, laboratory, laboratory.users(judging.users), judging.widths, judging.shown)
     rounded = {name: [round(value, 6) for value in values] for name, values in users.items()}
     return Trial(users=rounded, seconds=time.monotonic() - told.pop("began"), commit=commit(), **told)
 
@@ -192,6 +203,12 @@ def _told(trial: Trial) -> str:
 
 def _start_key(design: Design) -> str:
     return key_of(design.plan, design.start, design.judging)
+
+
+def _start(design: Design, cache: Path, seed: int) -> Policy:
+    policy = build_policy(design.start.policy)
+    load_weights(policy, _start_file(design, cache, seed).read_bytes())
+    return policy
 
 
 def _start_file(design: Design, cache: Path, seed: int) -> Path:

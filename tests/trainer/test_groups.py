@@ -15,6 +15,7 @@ from common.stream import Record
 from tests.trainer.fake_fleet import answer
 from tests.trainer.test_record_buffer import ListReader
 from tests.trainer.tiny_run import grown_index, stream_sessions, tiny_index, tiny_settings
+from trainer.advantages import pair_advantages
 from trainer.batches import BatchBuilder
 from trainer.checkpoint import CheckpointError, Identity
 from trainer.duration_reward import PlayTimes
@@ -103,6 +104,14 @@ def test_an_honest_group_is_trained_with_the_context_of_its_request(scene: Scene
     assert abs(float(sample.advantages.sum())) < 1e-5
     line = group_line(judgement, 9, 0, scene.group.produced_ms + 4)
     assert (line["legal_share"], line["version"], line["produced_to_trained_ms"]) == (5 / 8, 5, 4)
+
+
+def test_for_dpo_a_group_is_a_pair(scene: Scene) -> None:
+    scene.judge.objective = "dpo"
+    sample = scene.judge.judge(scene.record(scene.group), set()).sample
+    assert sample is not None
+    assert sample.advantages.tolist() == pair_advantages(scene.group.rewards).tolist()
+    assert sorted(sample.advantages.tolist()) == [-1, *[0] * 6, 1]
 
 
 def changed(**fields: object) -> Change:

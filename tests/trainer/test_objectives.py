@@ -160,6 +160,14 @@ def test_dpo_prefers_the_winner_relative_to_the_reference() -> None:
     assert dpo_loss(winner, loser, winner.detach(), loser.detach(), 0.1).item() == pytest.approx(math.log(2))
 
 
+def test_dpo_of_a_worked_pair() -> None:
+    """The policy likes the winner e^.2 times as much as the reference does, and the loser e^-.3 times."""
+    winner, loser = torch.tensor([-1.0]).double().requires_grad_(), torch.tensor([-2.0]).double().requires_grad_()
+    loss = dpo_loss(winner, loser, winner.detach() - 0.2, loser.detach() + 0.3, beta=0.1)
+    assert loss.item() == pytest.approx(0.668460, abs=1e-6)
+    assert gradient(loss, winner).item() == pytest.approx(-0.048750, abs=1e-6)
+
+
 @given(st.floats(-50, 0), st.floats(-50, 0), st.floats(-5, 5))
 def test_ecpo_is_finite_and_its_gradient_bounded(new: float, old: float, advantage: float) -> None:
     log_prob = torch.tensor([new], dtype=torch.float64, requires_grad=True)

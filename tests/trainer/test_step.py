@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,61 @@ def test_every_objective_moves_the_policy_towards_the_advantages(objective: str)
         step.run([], [group], k)
     change = (log_probs(step, group) - group.log_probs_old).sum(-1)
     assert change[~negative].mean() > change[negative].mean()
+
+
+def aligning(**changes: object) -> TrainingStep:
+    """A step that learns from pairs alone."""
+    step = make_step()
+    reinforcement = step.settings.rl.model_copy(update={"objective": "dpo", "lambda_format": 0.0} | changes)
+    unclipped = step.settings.trainer.model_copy(update={"clip_norm": 1e9})
+    settings = step.settings.model_copy(update={"rl": reinforcement, "trainer": unclipped})
+    return TrainingStep(step.policy, step.featurizer, settings)
+
+
+def paired(policy: Policy, winner: int = 30, loser: int = 2) -> RlSample:
+    """A group whose winner the policy deems less probable than its loser."""
+    advantages = np.zeros(40, np.float32)
+    advantages[[winner, loser]] = 1, -1
+    return replace(rl(policy), advantages=advantages)
+
+
+def test_dpo_raises_the_winner_above_the_loser() -> None:
+    step = aligning()
+    group = paired(step.policy)
+    metrics = step.run([], [group], 0)
+    assert metrics.preference_loss == pytest.approx(np.log(2), abs=1e-5)
+    assert metrics.mean_ratio == pytest.approx(1, abs=1e-5)
+    assert metrics.clipped_share == 0
+    for k in range(1, 20):
+        last = step.run([], [group], k)
+    change = (log_probs(step, group) - group.log_probs_old).sum(-1)
+    assert change[30] - change[2] > 1
+    assert 0 < last.preference_loss < metrics.preference_loss
+    assert last.mean_ratio != pytest.approx(1, abs=1e-3)
+
+
+def test_dpo_by_hand() -> None:
+    """A reference that differs from the policy. The gradient is divided by the constant, not by the groups at hand."""
+    norms = []
+    for groups_per_step in (1, 4):
+        step = aligning(beta=0.5, groups_per_step=groups_per_step, lambda_preference=1.0)
+        group = paired(step.policy)
+        old = group.log_probs_old.copy()
+        old[30] -= 0.1
+        old[2] += 0.2
+        metrics = step.run([], [replace(group, log_probs_old=old)], 0)
+        assert metrics.preference_loss == pytest.approx(np.log1p(np.exp(-0.5 * (0.3 + 0.6))), abs=1e-5)
+        norms.append(metrics.rl_grad_norm)
+    assert norms[0] == pytest.approx(4 * norms[1], rel=1e-4)
+
+
+def test_a_group_without_a_pair_teaches_dpo_nothing_but_format() -> None:
+    for weight in (0.0, 1.0):
+        step = aligning(lambda_format=weight)
+        sample = replace(rl(step.policy), advantages=np.zeros(40, np.float32), legal=np.ones(40, np.bool_))
+        metrics = step.run([], [sample], 0)
+        assert metrics.preference_loss == 0
+        assert (metrics.rl_grad_norm > 0) == bool(weight)
 
 
 def test_a_step_is_a_function_of_state_samples_and_number() -> None:

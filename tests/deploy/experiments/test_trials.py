@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.special import logit
 
 from benchmarks.harness import Claim
 from benchmarks.runs import key_of
@@ -14,10 +15,11 @@ from benchmarks.simulated_sessions import compact
 from common.messages import Label
 from common.policy import to_blob
 from common.settings import IndustrialSettings, RlSettings
-from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18
-from deploy.experiments.judgement import LIST, LIST_WIDTH, judge
+from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr19, tr21, tr22
+from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
-from deploy.experiments.reinforcement import Arm, Schedule, Start, batches, fine_tune, reinforce
+from deploy.experiments.own_traffic import answer
+from deploy.experiments.reinforcement import Arm, Generator, Schedule, Start, batches, fine_tune, reinforce
 from deploy.experiments.trials import START, Design, Judging, Trial, Trials, higher, run_trials
 from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
@@ -93,6 +95,18 @@ def test_reinforcement_repeats_exactly_and_leaves_its_start(laboratory: Laborato
     assert (min(course.distinct) == 1.0) == (candidates == "beam")
 
 
+def test_an_arm_may_have_other_groups_and_weighs_them_alike(laboratory: Laboratory) -> None:
+    """Were they divided by their own number, more groups would push no harder than one."""
+    start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
+    rl = RL.model_copy(update={"objective": "dpo", "lambda_format": 0.0})
+    arms = [Arm(name="", rl=rl, groups=groups) for groups in (1, 2, 8, None)]
+    one_step = DESIGN.schedule.model_copy(update={"steps": 1})
+    made = [reinforce(arm, one_step, laboratory, start, 0, lambda _: None) for arm in arms]
+    assert to_blob(made[1][0]) == to_blob(made[3][0])
+    assert len({to_blob(policy) for policy, _ in made}) == 3
+    assert made[0][1].gradient_norm[0] < made[2][1].gradient_norm[0]
+
+
 def test_fine_tuning_alone_generates_nothing(laboratory: Laboratory) -> None:
     start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
     _, course = reinforce(Arm(name="alone", reinforced=False), DESIGN.schedule, laboratory, start, 0, lambda _: None)
@@ -102,14 +116,19 @@ def test_fine_tuning_alone_generates_nothing(laboratory: Laboratory) -> None:
 
 def test_figures_by_hand(laboratory: Laboratory) -> None:
     policy, contexts = fine_tune(DESIGN.start, laboratory, 0, lambda _: None), laboratory.users(5)
-    figures = judge(policy, laboratory, contexts, [2, 8])
+    figures = judge(policy, laboratory, contexts, [2, 8], shown=10)
     assert all(len(values) == 5 for values in figures.values())
     assert {"reward@2", "like@8", "mean_reward@8", "list_reward", "list_viral", "legality"} <= figures.keys()
     for width, figure in ((2, "reward@2"), (8, "reward@8")):
         made = GenerationEngine(policy, laboratory.index, width, constrained=True).generate([contexts[3]])[0]
         assert figures[figure][3] == pytest.approx(laboratory.truth(contexts[3], made.item_ids).max(), abs=1e-6)
     [shown] = GenerationEngine(policy, laboratory.index, LIST_WIDTH, constrained=True).generate([contexts[3]])
-    assert figures["list_reward"][3] == pytest.approx(laboratory.truth(contexts[3], shown.item_ids[:LIST]).mean(), abs=1e-6)
+    truth, scores = laboratory.truth(contexts[3], shown.item_ids), laboratory.learned(contexts[3], shown.item_ids)
+    assert figures["list_reward"][3] == pytest.approx(truth[:10].mean(), abs=1e-6)
+    preferred = sorted(range(len(scores)), key=lambda k: -scores[k])[:10]
+    assert figures["selected_reward"][3] == pytest.approx(truth[preferred].mean(), abs=1e-6)
+    assert figures["selected_learned"][3] == pytest.approx(scores[preferred].mean(), abs=1e-6)
+    assert figures["selected_learned"][3] > figures["list_learned"][3]
     [free] = GenerationEngine(policy, laboratory.index, LIST_WIDTH).generate([contexts[3]])
     assert figures["legality"][3] == free.legality
 
@@ -133,6 +152,15 @@ def test_trials_are_made_once_and_start_from_their_seeds_start(cache: Path, labo
     assert key_of(changed, arms[0]) != key_of(DESIGN, arms[0])
 
 
+def test_another_judge_takes_the_same_start(cache: Path, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    [first] = run_trials(DESIGN, [], SEEDS[:1], cache, lambda _: None, workers=1)[START]
+    monkeypatch.setattr("deploy.experiments.trials.fine_tune", lambda *_: pytest.fail("there is one already"))
+    fewer = DESIGN.model_copy(update={"judging": Judging(users=6, widths=[2])})
+    [again] = run_trials(fewer, [], SEEDS[:1], cache, lambda _: None, workers=1)[START]
+    common = [context.user_id for context in laboratory.users(12)].index(laboratory.users(6)[-1].user_id)
+    assert again.users["list_reward"][-1] == first.users["list_reward"][common]
+
+
 def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
     """A trial whose every figure is about ``base``; users differ a little, in the same way for all arms."""
     own = base + 0.02 * np.random.default_rng(7).random(users) + 0.001 * seed
@@ -145,15 +173,9 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
 
 def _figures() -> list[tuple[str, int]]:
     kinds = [(f"{kind}@{k}", k) for kind in tr06.KINDS for k in (4, 8, 16, 64, 512)]
-    return [
-        *kinds,
-        ("legality", 0),
-        ("list_reward", 0),
-        ("list_evaluator", 0),
-        ("list_learned", 0),
-        ("list_viral", 0),
-        ("list_log_duration", 0),
-    ]
+    of_lists = ("reward", "evaluator", "learned", "viral", "log_duration", "like", "follow", "comment")
+    lists = [(f"{name}_{figure}", 0) for name in ("list", "selected") for figure in of_lists]
+    return [*kinds, *((f"mean_reward@{k}", 0) for k in (4, 16, 64)), ("legality", 0), *lists]
 
 
 def runs(arm: str, base: float) -> list[Trial]:
@@ -191,6 +213,15 @@ def test_pass_at_k() -> None:
     assert verdicts(found.claims) == [True, False] * len(tr06.KINDS)
 
 
+def test_selection_must_raise_every_figure() -> None:
+    both = trials({START: 0.4})
+    assert verdicts(tr22.assess(both, Design()).claims) == [False] * len(tr22.KINDS)
+    for one in both[START]:
+        for kind in tr22.KINDS[1:]:
+            one.users[f"selected_{kind}"] = (1.1 * np.array(one.users[f"list_{kind}"])).tolist()
+    assert verdicts(tr22.assess(both, Design()).claims) == [False] + [True] * (len(tr22.KINDS) - 1)
+
+
 def test_a_gain_that_shrinks() -> None:
     both = trials({"fine-tuning alone": 0.4, "G=64": 0.5})
     growing = verdicts(tr09.assess(both, Design()).claims)  # the factory's gains are relative: they grow with the figure
@@ -199,6 +230,22 @@ def test_a_gain_that_shrinks() -> None:
             ours.users[f"reward@{k}"] = (np.array(theirs.users[f"reward@{k}"]) + more).tolist()
     assert verdicts(tr09.assess(both, Design()).claims) == [True] * 5
     assert growing == [True] * 3 + [False] * 2
+
+
+def test_pairs_that_lift_the_best_and_few_that_suffice() -> None:
+    names = [arm.name for arm in tr21.ARMS]
+    three = trials(dict(zip(names, (0.4, 0.5, 0.51), strict=True)))
+    for runs_of, base in zip(three.values(), (0.2, 0.25, 0.25), strict=True):
+        for one in runs_of:
+            one.users[tr21.MEAN] = (np.array(one.users[tr21.BEST]) * 0.1 + base).tolist()
+    assert verdicts(tr21.assess(three, Design()).claims) == [True] * 4
+    for one in three[tr21.FEW.name]:
+        one.users[tr21.MEAN] = (np.array(one.users[tr21.MEAN]) + 0.1).tolist()
+    assert verdicts(tr21.assess(three, Design()).claims) == [True, True, False, True]
+    late = trials(dict(zip(names, (0.4, 0.45, 0.5), strict=True)))
+    assert verdicts(tr21.assess(late, Design()).claims)[-1] is False
+    none = trials(dict(zip(names, (0.4, 0.4, 0.3), strict=True)))
+    assert verdicts(tr21.assess(none, Design()).claims) == [False] * 4
 
 
 def test_group_sizes_that_saturate_or_do_not() -> None:
@@ -254,8 +301,51 @@ def test_feedback_of_a_session_by_hand(laboratory: Laboratory) -> None:
 
 def test_reinforcement_by_feedback_moves_the_policy(laboratory: Laboratory) -> None:
     start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
-    made = [to_blob(reinforce(arm, DESIGN.schedule, laboratory, start, 0, lambda _: None)[0]) for arm in tr18.ARMS]
-    assert len(set(made)) == 3
+    arms = (*tr18.ARMS, tr19.OWN)
+    made = [to_blob(reinforce(arm, DESIGN.schedule, laboratory, start, 0, lambda _: None)[0]) for arm in arms]
+    assert len(set(made)) == 4
+
+
+def test_own_traffic_beats_the_log_or_does_not() -> None:
+    bases = {"fine-tuning alone": 0.4, "duration-aware": 0.42, "with own traffic": 0.44}
+    assert verdicts(tr19.assess(trials(bases), Design()).claims) == [True, True]
+    assert verdicts(tr19.assess(trials(bases | {"duration-aware": 0.45}), Design()).claims) == [False, True]
+    assert verdicts(tr19.assess(trials(bases | {"with own traffic": 0.4}), Design()).claims) == [False, False]
+
+
+def test_users_answer_a_logged_list_as_they_did_in_the_log(laboratory: Laboratory) -> None:
+    """Play ratios have noise of .5 in logits on both sides; interests drift within the day, which is what more there is.
+
+    Without the topics just seen the mean would be .23 off.
+    """
+    rng, differences = np.random.default_rng(0), []
+    for sample in laboratory.sessions.training[:200]:
+        context = sample.context
+        shown = laboratory.shown[context.user_id, context.time_ms]
+        answered = answer(laboratory.truth.world, context, shown.item_id, laboratory.day_of(context), rng)
+        assert (answered.duration_ms == shown.duration_ms).all()
+        played = [logit(np.clip(one.play_ms / (1.2 * one.duration_ms), 1e-4, 1 - 1e-4)) for one in (answered, shown)]
+        differences += (played[0] - played[1]).tolist()
+    assert np.mean(differences) == pytest.approx(0, abs=0.06)
+    assert np.std(differences) == pytest.approx(0.5 * np.sqrt(2), abs=0.08)
+
+
+def test_own_traffic_replaces_its_share_of_the_logged_feedback(laboratory: Laboratory) -> None:
+    start = fine_tune(DESIGN.start, laboratory, 0, lambda _: None)
+    samples = laboratory.sessions.training[:4]
+    arm = tr19.OWN.model_copy(update={"own_traffic": 0.5})
+    made, again = (Generator(arm, laboratory, start, 0).feedback(samples, 7) for _ in range(2))
+    assert [one.context for one in made] == [one.context for one in samples]
+    assert [bool(np.isnan(one.log_probs_old).any()) for one in made] == [False, False, True, True]
+    assert all(np.array_equal(one.ranks, other.ranks, equal_nan=True) for one, other in zip(made, again, strict=True))
+    engine = GenerationEngine(start, laboratory.index, LIST_WIDTH, constrained=True)
+    for one, shown in zip(made, engine.generate([sample.context for sample in samples[:2]]), strict=False):
+        assert one.codes.tolist() == shown.codes[:10].tolist()
+        assert one.log_probs_old.tolist() == shown.log_probs[:10].tolist()
+        assert laboratory.index.is_legal(one.codes).all()
+        assert len(one.ranks) == len(one.negative) == 10
+    other_step = Generator(arm, laboratory, start, 0).feedback(samples, 8)
+    assert not np.array_equal(made[0].ranks, other_step[0].ranks, equal_nan=True)
 
 
 def test_legality() -> None:
@@ -276,7 +366,7 @@ def test_squeezing_on_a_tree(tmp_path: Path) -> None:
     assert len(axes.lines) == 9
 
 
-@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18])
+@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr19, tr21, tr22])
 def test_every_experiment_draws_its_plot(module: object) -> None:
     names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
     design = getattr(module, "DESIGN", Design())
