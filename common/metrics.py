@@ -87,7 +87,9 @@ TRAINER_PEAK_FLOPS = _gauge(
 TRAINER_MODEL_FLOPS_UTILISATION = _gauge(
     "onerec_trainer_model_flops_utilisation_ratio", "The last step's operations over what the peak allows in its time."
 )
-TRAINER_CLIPPED_SHARE = _gauge("onerec_trainer_clipped_share_ratio", "Share of policy ratios clipped in the last step.")
+TRAINER_CLIPPED_SHARE = _gauge(
+    "onerec_trainer_clipped_share_ratio", "Share of the last step's policy ratios outside 1 +- eps; ECPO and GRPO clip them."
+)
 
 ROLLOUT_GROUPS_PRODUCED = _counter(
     "onerec_rollout_groups_produced_total", "Groups sent, by outcome (ok or failure).", "outcome"

@@ -61,6 +61,13 @@ def warm_scores(log: SessionLog, warm_days: int) -> list[int]:
     return [session.play_ms for session in log.sessions(0, warm_days - 1)] if warm_days else []
 
 
+def warm_plays(log: SessionLog, warm_days: int, play_times: PlayTimes, duration_base: float) -> None:
+    """Remember the warm window's plays, in time order: with what a user's first plays in the stream are compared."""
+    for session in log.sessions(0, warm_days - 1) if warm_days else ():
+        events = UserEvents.from_impressions(session.impressions)
+        play_times.remember(events.play_ms, duration_bucket(events.duration_ms, duration_base))
+
+
 class BatchBuilder:
     """Turns records into a `Batch`, in an order that depends on the records alone: event time, partition, offset."""
 

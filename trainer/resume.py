@@ -20,7 +20,7 @@ from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
 from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_name
-from trainer.batches import warm_scores
+from trainer.batches import warm_plays, warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
 from trainer.duration_reward import PLAY_TIMES, PlayTimes
 from trainer.frontier import Frontier
@@ -185,9 +185,11 @@ def _fresh_run(settings: Settings, indexes: Indexes, identity: Identity, ranks: 
 
 
 def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: SessionLog, indexes: Indexes) -> Checkpoint:
-    """Step 0: the pre-trained policy, a filter that knows the warm window, and the beginning of every partition."""
+    """Step 0: the pre-trained policy, filter and play times that know the warm window, every partition's beginning."""
     load_weights(run.training.policy, (folder / "pretrained" / "policy.safetensors").read_bytes())
-    run.session_filter.prime(warm_scores(session_log, settings.split.warm_days))
+    warm_days = settings.split.warm_days
+    run.session_filter.prime(warm_scores(session_log, warm_days))
+    warm_plays(session_log, warm_days, run.play_times, settings.rl.duration_base)
     ranks, counts = run.training.ranks, run.identity.partitions
     run.sessions = {partition: 0 for partition in range(counts[SESSIONS]) if ranks.owns(partition)}
     run.groups = {partition: 0 for partition in range(counts[GROUPS]) if ranks.owns(partition)}

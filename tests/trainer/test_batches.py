@@ -10,7 +10,7 @@ from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
 from common.stream import Record, partition_of
 from tests.trainer.tiny_run import ITEMS, USERS, TinyRun, session, stream_sessions, tiny_index, tiny_settings
-from trainer.batches import Batch, BatchBuilder, warm_scores
+from trainer.batches import Batch, BatchBuilder, warm_plays, warm_scores
 from trainer.duration_reward import PlayTimes
 from trainer.rl_users import is_rl_user
 from trainer.session_filter import SessionFilter
@@ -114,6 +114,12 @@ def test_initial_histories_then_the_warm_window_sit_before_the_stream(history: H
     warm = list(log.sessions(0, 0))
     assert warm_scores(log, 1) == [one.play_ms for one in warm]
     assert warm_scores(log, 0) == []
+    plays = PlayTimes(1000)
+    warm_plays(log, 0, plays, 2.0)
+    assert len(plays.state()["play_ms"]) == 0
+    warm_plays(log, 1, plays, 2.0)
+    timed = [i.play_ms for one in warm for i in one.impressions if i.duration_ms]
+    assert sorted(plays.state()["play_ms"].tolist()) == sorted(timed)
     assert history.users() == USERS
     for user in range(USERS):
         own = [i.item_id for one in warm if one.user_id == user for i in one.impressions]

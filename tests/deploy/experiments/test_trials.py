@@ -15,7 +15,7 @@ from benchmarks.simulated_sessions import compact
 from common.messages import Label
 from common.policy import to_blob
 from common.settings import IndustrialSettings, RlSettings
-from deploy.experiments import gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr19, tr21, tr22
+from deploy.experiments import gain, tr06, tr07, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr16, tr18, tr19, tr21, tr22
 from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.own_traffic import answer
@@ -207,6 +207,14 @@ def test_comparisons_of_two_arms_hold_or_fail_as_their_figures_say(better: bool)
     assert verdicts(tr15.assess(trials({"ecpo": low, "grpo": high}), tr15.DESIGN).claims) == [better]
 
 
+@pytest.mark.parametrize(("ratio", "holds"), [(1.2, True), (0.995, True), (0.98, False)])
+def test_semantic_ids_as_input_may_cost_a_hundredth(ratio: float, holds: bool) -> None:
+    bases = {tr07.ITEM_IDS: 10.0, tr07.SEMANTIC_IDS: 10.0 * ratio}
+    assert verdicts(tr07.assess(trials(bases), Design()).claims) == [holds] * 3
+    inputs = {name: (d.start.policy.vid_input, d.start.policy.sid_input) for name, d in tr07.DESIGNS.items()}
+    assert inputs == {tr07.ITEM_IDS: (True, False), tr07.SEMANTIC_IDS: (False, True)}
+
+
 def test_pass_at_k() -> None:
     found = tr06.assess(trials({START: 0.5}), tr06.DESIGN)
     # figures of the factory: 8 < 64, and no step from 64 to 512
@@ -366,9 +374,9 @@ def test_squeezing_on_a_tree(tmp_path: Path) -> None:
     assert len(axes.lines) == 9
 
 
-@pytest.mark.parametrize("module", [gain, tr06, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr19, tr21, tr22])
+@pytest.mark.parametrize("module", [gain, tr06, tr07, tr09, tr10, tr11, tr12, tr13, tr14, tr15, tr18, tr19, tr21, tr22])
 def test_every_experiment_draws_its_plot(module: object) -> None:
-    names = {START, *(arm.name for arm in getattr(module, "ARMS", ()))}
+    names = {START, *(arm.name for arm in getattr(module, "ARMS", ())), *getattr(module, "DESIGNS", ())}
     design = getattr(module, "DESIGN", Design())
     result = module.assess(trials(dict.fromkeys(names, 0.4)), design)  # type: ignore[attr-defined]
     axes = Figure().subplots()
