@@ -300,6 +300,7 @@ def _round(folder: Path, witnesses: Witnesses) -> Iterator[dict[str, Any]]:
                 "longest_idle_ms": max(one.wall_ms for one in idle),
                 "load_s": took, "lookups_meanwhile": len(loading) // len(fields(_Iteration)),
                 "worst": asdict(worst) | {"wall_ms": worst.wall_ms, "after_s": worst.began_s - began},
+                "load_average": os.getloadavg()[0],
             }  # fmt: skip
     finally:
         follower.close()

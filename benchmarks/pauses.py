@@ -95,12 +95,13 @@ def main(core: int) -> None:
         paused = now - woke - PERIOD_S - (queued_now - queued)
         if paused >= SHORTEST_S:
             pauses.append((now - paused, now))
+        woke, queued = now, queued_now  # not later: the core may also be paused while this process has it
         if select.select([sys.stdin], [], [], 0)[0]:
             if not sys.stdin.readline():
                 return
             sys.stdout.write(json.dumps(pauses) + "\n")
             sys.stdout.flush()
-        woke, queued = time.perf_counter(), _queued_s()
+            woke, queued = time.perf_counter(), _queued_s()
 
 
 def _queued_s() -> float:
