@@ -94,7 +94,7 @@ def _lanes(run: RunFolder, view: View, phases: list[tuple[str, list[list[str]]]]
 
 
 def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> None:
-    view.phase("starting trainer, tokenizer, fleet and reward service")
+    view.phase("starting reward service, learner, trainer, tokenizer and fleet")
     stack.start_workers()
     view.phase("streaming")
     stack.start_replay()
