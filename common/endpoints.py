@@ -15,7 +15,7 @@ class Endpoints(BaseModel):
     run: str
     kafka: str
     prefix: str
-    reward: str = ""
+    reward: str
     """URL of the reward service."""
 
     @staticmethod

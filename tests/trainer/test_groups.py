@@ -74,7 +74,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         run = Run(IDENTITY, training, builder.session_filter, builder.play_times, Frontier(), Staleness(1, [0, 5]))
         run.frontier.request(draft.position, draft.asked)
         buffers = [RecordBuffer(ListReader([], {0: 0})) for _ in range(2)]
-        endpoints = Endpoints(run="r", kafka="", prefix="p")
+        endpoints = Endpoints(run="r", kafka="", prefix="p", reward="")
         index.save(tmp_path / "index" / "000001")
         indexes = Indexes(tmp_path / "index", settings.policy, [])
         opened = OpenRun(tmp_path, settings, endpoints, indexes, history, run, *buffers)
