@@ -109,7 +109,8 @@ class TinyRun:
         (folder / "pretrained").mkdir()
         (folder / "pretrained" / "policy.safetensors").write_bytes(to_blob(build_policy(settings.policy, 3)))
         save_settings(settings, folder / "settings.json")
-        (folder / "endpoints.json").write_text(json.dumps({"run": folder.name, "kafka": kafka, "prefix": prefix, "reward": ""}))
+        endpoints = {"run": folder.name, "kafka": kafka, "prefix": prefix, "reward": ""}
+        (folder / "endpoints.json").write_text(json.dumps(endpoints))
         if topics:
             create_topics(kafka, prefix, settings.stream.partitions, settings.stream.timeout_s)
         return TinyRun(folder, settings, kafka, prefix)
