@@ -70,7 +70,7 @@ def run(cache: Path, on_progress: Say, data: Path) -> ExperimentResult:
     model = Model()
     kept = Kept(cache / "tr20.jsonl", Scored)
     work = partial(fit_and_score, log.path, cache / "kuairand", on_progress)
-    runs = all_runs(kept, [model], SEEDS, key_of, work, _told, on_progress)[model.name]
+    runs = all_runs(kept, [model], SEEDS, _key, work, _told, on_progress)[model.name]
     shape = Shape.of(_settings(model, 0), index)
     whole, first = _test_exposures(log, index, shape)
     return assess(runs, whole.labels.take(slice(first, None)), whole.user[first:], model)
@@ -94,7 +94,7 @@ def fit_and_score(log: Path, folder: Path, on_progress: Say, model: Model, seed:
                 found[tower].append(outputs.towers[:, k])
     scores = {name: torch.cat(parts).sigmoid().tolist() for name, parts in found.items()}
     return Scored(
-        key=key_of(model),
+        key=_key(model),
         arm=model.name,
         seed=seed,
         seconds=time.monotonic() - began,
@@ -149,6 +149,11 @@ def plot(axes: Any, result: ExperimentResult) -> bool:
     axes.set_xticks(range(len(SHOWN)), SHOWN)
     axes.set(title="P-Score and towers by hand weights", ylabel="difference of the AUCs")
     return True
+
+
+def _key(model: Model) -> str:
+    """The profile's settings decide a run as well."""
+    return key_of(model, _settings(model, 0).reward)
 
 
 def _told(scored: Scored) -> str:

@@ -54,6 +54,13 @@ def test_a_score_that_knows_one_taste_has_not() -> None:
     assert not by_label["lvtr"].holds
 
 
+def test_runs_by_other_settings_of_the_profile_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tr20._key(Model())
+    assert tr20._key(Model()) == before
+    monkeypatch.setenv("ONEREC_REWARD__LEARNING_RATE", "0.004")
+    assert tr20._key(Model()) != before
+
+
 def test_hand_weights_cover_the_objectives() -> None:
     assert tuple(HAND) == OBJECTIVES
 
