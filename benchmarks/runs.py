@@ -15,8 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import torch
-
+from common.compute import compute_with
 from common.settings import Section
 from deploy.local.leash import tie
 
@@ -120,4 +119,4 @@ def _finished(work: Callable[[A, int], R], todo: Sequence[tuple[A, int]], worker
 
 def _begin(parent: int) -> None:
     tie(parent)
-    torch.set_num_threads(1)
+    compute_with(threads=1)

@@ -15,9 +15,9 @@ import socket
 import sys
 from pathlib import Path
 
-import torch
 import uvicorn
 
+from common.compute import compute_with
 from common.settings import load_settings
 from common.worker import prefer_latency
 from reward_service.app import create_app
@@ -48,7 +48,7 @@ def serve(run_folder: Path, port: int) -> None:
         ValueError: the run folder has no usable model or item index.
         OSError: the port is taken.
     """
-    torch.set_num_threads(1)
+    compute_with(threads=1)
     rewards = Rewards(load_settings(run_folder / "settings.json").reward)
     app = create_app(run_folder / "reward", run_folder / "index", rewards)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

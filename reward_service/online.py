@@ -18,8 +18,8 @@ from threading import Event
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from common.compute import compute_with
 from common.context import Context
 from common.endpoints import Endpoints
 from common.history import HistoryStore, ranges_between
@@ -170,7 +170,7 @@ class OnlineLearner:
 
 def follow(folder: Path, stop: Event, metrics_url: str = "") -> None:
     """Open a run and learn from its sessions until ``stop``; says in ``ready/learner.json`` when it does."""
-    torch.set_num_threads(1)
+    compute_with(threads=1)
     endpoints = Endpoints.read(folder)
     learner = OnlineLearner(folder, endpoints.kafka, endpoints.prefix, load_settings(folder / "settings.json"))
     try:

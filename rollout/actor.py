@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import xxhash
 
+from common.compute import compute_with
 from common.context import Context
 from common.endpoints import Endpoints
 from common.item_index import IndexFollower
@@ -58,7 +58,7 @@ class RolloutWorker:
     """
 
     def __init__(self, name: str, run_folder: str, first_version_s: float = FIRST_VERSION_S) -> None:
-        torch.set_num_threads(1)
+        compute_with(threads=1)
         folder = Path(run_folder)
         endpoints = Endpoints.read(folder)
         self.name = name

@@ -10,8 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 
-import torch
-
+from common.compute import compute_with
 from common.endpoints import Endpoints
 from common.parameter_channel import ChannelError, Publisher
 from common.settings import Settings, load_settings
@@ -35,7 +34,7 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
     Raises:
         ValueError: among others, torchrun started another number of ranks than `trainer.ranks`.
     """
-    torch.set_num_threads(1)
+    compute_with(threads=1)
     settings = load_settings(folder / "settings.json")
     with ExitStack() as closing:
         ranks = closing.enter_context(joined_ranks(timeout_s=RANKS_S))

@@ -54,8 +54,7 @@ def reward(run: RunFolder, say: Say) -> dict[str, Any]:
 
 def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
     """Next-token pre-training on initial histories and the warm window; under torchrun, on all its ranks."""
-    import torch
-
+    from common.compute import compute_with
     from common.item_index import ItemIndex, latest_index
     from common.policy import build_policy, to_blob
     from common.session_log import SessionLog
@@ -68,7 +67,7 @@ def pretrain(run: RunFolder, say: Say) -> dict[str, Any]:
     users = load_user_logs(SessionLog.open(run.log), settings.split.warm_days)
     policy = build_policy(settings.policy, settings.seed)
     size = sum(p.numel() for p in policy.parameters())
-    torch.set_num_threads(1)  # pre-training brings its own threads
+    compute_with(threads=1)  # pre-training brings its own threads
     say(f"pre-training: {len(users):,} users, {size / 1e6:.1f} M parameters")
     tell = paced(say)
 
@@ -177,9 +176,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     if given.step not in {"log"}:
-        import torch
+        from common.compute import compute_with
 
-        torch.set_num_threads(given.threads)
+        compute_with(given.threads)
     try:
         run_step(RunFolder.open(given.run_folder), given.step, _print)
     except (ValueError, OSError) as error:
