@@ -142,9 +142,13 @@ class LazyDecoder(Policy):
         return Memory(self.keys_values(context), mask[:, None, None, :], self.begin.expand(len(context), 1, -1))
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
-        """Codes (…) of one level as the decoder reads them (…, D)."""
-        out: Tensor = self.widen(self.codes.embed(level, codes))
-        return out
+        """Codes (…) of one level as the decoder reads them (…, D), of unit scale.
+
+        A block begins with the context. What it adds would drown an embedding as small as it is at first, and what a code
+        says of the next one would be learned much later.
+        """
+        wide: Tensor = self.widen(self.codes.embed(level, codes))
+        return functional.rms_norm(wide.float(), wide.shape[-1:], eps=1e-6)
 
     def head(self, level: int, hidden: Tensor) -> Tensor:
         """Decoder output (…, D) at one level -> logits (…, V), by the level's own norm and head."""
