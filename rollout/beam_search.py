@@ -7,12 +7,18 @@ Log-probabilities are always those of the policy's full softmax, so they equal t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from common.policy import Memory, Policy
+from common.policy.policy import Cache
 from common.tensor_trie import TensorTrie
+from rollout.extensions import BLOCK, Best, Extensions, Legal, all_extensions
+
+GROUP = 128
+"""Beams that are decoded together, before it is asked which others can still matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,44 +38,67 @@ class Beams:
 
 
 @torch.no_grad()
-def beam_search(policy: Policy, memory: Memory, width: int, trie: TensorTrie | None = None, items: int = 1) -> Beams:
+def beam_search(
+    policy: Policy, memory: Memory, width: int, trie: TensorTrie | None = None, items: int = 1, *, prune: bool | None = None
+) -> Beams:
     """The ``width`` most probable semantic IDs of each user (level 1 keeps min(width, V)), or with a session decoder the
     most probable sessions of ``items`` of them.
 
-    Exact among prefixes kept: every level scores all extensions of all kept beams before cutting to ``width``.
+    Exact among prefixes kept: every level compares all extensions of all kept beams before cutting to ``width``. With
+    ``prune`` those that cannot be among the best are not scored; None: where that pays, with large codebooks on a CPU.
     """
-    users = len(memory.mask)
-    device = memory.mask.device
-    score = torch.zeros(users, 1, device=device)
-    codes = torch.empty(users, 1, 0, dtype=torch.int64, device=device)
+    settings, mask = policy.settings, memory.mask
+    if prune is None:
+        prune = mask.device.type == "cpu" and width * settings.codes > BLOCK
+    users = len(mask)
+    score = torch.zeros(users, 1, device=mask.device)
+    codes = torch.empty(users, 1, 0, dtype=torch.int64, device=mask.device)
     nodes = codes.new_zeros(users, 1)
-    log_probs = torch.empty(users, 1, 0, device=device)
-    cache: list[tuple[Tensor, Tensor]] = []
-    for position in range(items * policy.settings.levels):
-        level = position % policy.settings.levels
-        logits, cache = policy.step(memory, codes[..., -1] if position else None, cache)
-        level_log_probs = logits.log_softmax(-1)
-        if trie is None:
-            child_codes, child_nodes = _all_codes(level_log_probs), None
-            candidates = level_log_probs
-        else:
-            child_codes, child_nodes, exists = trie.children(level, nodes if level else torch.zeros_like(nodes))
-            candidates = level_log_probs.gather(-1, child_codes).masked_fill(~exists, float("-inf"))
-        total = (score.unsqueeze(-1) + candidates).flatten(1)
-        score, flat = total.topk(min(width, total.shape[1]))
-        parent = flat // candidates.shape[-1]
-        own = candidates.flatten(1).gather(1, flat)
-        code = child_codes.flatten(1).gather(1, flat)
-        codes = torch.cat((reorder(codes, parent), code.unsqueeze(-1)), -1)
-        log_probs = torch.cat((reorder(log_probs, parent), own.unsqueeze(-1)), -1)
-        if child_nodes is not None:
-            nodes = child_nodes.flatten(1).gather(1, flat)
-        cache = [(reorder(keys, parent), reorder(values, parent)) for keys, values in cache]
+    log_probs = torch.empty(users, 1, 0, device=mask.device)
+    cache: Cache = []
+    last = items * settings.levels - 1
+    extend = _pruned if prune else _dense
+    for position in range(last + 1):
+        level = position % settings.levels
+        legal = None if trie is None else Legal(trie, level, nodes if level else torch.zeros_like(nodes))
+        best, cache = extend(policy, memory, codes, cache, score, width, level, legal)
+        codes = torch.cat((reorder(codes, best.parent), best.code.unsqueeze(-1)), -1)
+        log_probs = torch.cat((reorder(log_probs, best.parent), best.log_prob.unsqueeze(-1)), -1)
+        score = best.score
+        if best.node is not None:
+            nodes = best.node
+        if position < last:
+            cache = [(reorder(keys, best.parent), reorder(values, best.parent)) for keys, values in cache]
     return Beams(codes, log_probs)
 
 
-def _all_codes(log_probs: Tensor) -> Tensor:
-    return torch.arange(log_probs.shape[-1], device=log_probs.device).expand_as(log_probs)
+def _dense(
+    policy: Policy, memory: Memory, codes: Tensor, cache: Cache, score: Tensor, width: int, level: int, legal: Legal | None
+) -> tuple[Extensions, Cache]:
+    """One level, every extension scored."""
+    hidden, cache = policy.step(memory, codes[..., -1] if codes.shape[-1] else None, cache)
+    return all_extensions(policy.head(level, hidden).float(), score, width, legal), cache
+
+
+def _pruned(
+    policy: Policy, memory: Memory, codes: Tensor, cache: Cache, score: Tensor, width: int, level: int, legal: Legal | None
+) -> tuple[Extensions, Cache]:
+    """The same from groups of beams, best first, as long as a group has one that may matter to any user."""
+    best, grown = [Best(width, policy.settings.codes) for _ in score], list[Cache]()
+    head = partial(policy.head, level)
+    for start in range(0, score.shape[1], GROUP):
+        part = slice(start, start + GROUP)
+        wanted = [r for r, one in enumerate(best) if score[r, start] > one.bound]
+        if not wanted:
+            break
+        known = [(keys[:, part], values[:, part]) for keys, values in cache]
+        hidden, known = policy.step(memory, codes[:, part, -1] if codes.shape[-1] else None, known)
+        grown.append(known)
+        for r in wanted:
+            inside = None if legal is None else Legal(legal.trie, legal.depth, legal.nodes[r, part])
+            best[r].offer(head, hidden[r], score[r, part], start, inside)
+    joined = [tuple(torch.cat(parts, 1) for parts in zip(*block, strict=True)) for block in zip(*grown, strict=True)]
+    return Extensions.stack([one.result() for one in best]), [(keys, values) for keys, values in joined]
 
 
 def reorder(beams: Tensor, parent: Tensor) -> Tensor:

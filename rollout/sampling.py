@@ -32,11 +32,11 @@ def sample(policy: Policy, memory: Memory, uniforms: Tensor, truncation: Truncat
     log_probs = uniforms.new_empty(users, draws, 0)
     cache: list[tuple[Tensor, Tensor]] = []
     for level in range(levels):
-        logits, cache = policy.step(memory, codes[..., -1] if level else None, cache)
+        hidden, cache = policy.step(memory, codes[..., -1] if level else None, cache)
         if not level:  # all draws of a user begin alike
             first = codes.new_zeros(users, draws)
             cache = [(reorder(keys, first), reorder(values, first)) for keys, values in cache]
-        level_log_probs = logits.log_softmax(-1).expand(-1, draws, -1)
+        level_log_probs = policy.head(level, hidden).float().log_softmax(-1).expand(-1, draws, -1)
         code = draw(level_log_probs, uniforms[..., level], truncation)
         codes = torch.cat((codes, code.unsqueeze(-1)), -1)
         log_probs = torch.cat((log_probs, level_log_probs.gather(-1, code.unsqueeze(-1))), -1)

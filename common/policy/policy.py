@@ -109,11 +109,11 @@ class Policy(nn.Module, ABC):
         return gather_codes(self.session_logits(memory, codes, present), codes)
 
     def step(self, memory: Memory, previous: Tensor | None, cache: Cache) -> tuple[Tensor, Cache]:
-        """One level for all beams: the previous level's codes (R, B), or None at level 1 -> fp32 logits (R, B, V)."""
+        """One level for all beams: the previous level's codes (R, B), or None at level 1 -> decoder output (R, B, D), of
+        which the level's `head` makes logits."""
         level = positions(cache)
         token = memory.begin if previous is None else self.embed(level - 1, previous)
-        hidden, grown = self.advance(memory, token + self.level[level], cache)
-        return self.head(level, hidden).float(), grown
+        return self.advance(memory, token + self.level[level], cache)
 
     def advance(self, memory: Memory, token: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """One position (R, B, D) through all blocks -> their output (R, B, D) and the grown cache."""

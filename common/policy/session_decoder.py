@@ -72,8 +72,7 @@ class SessionDecoder(EncoderDecoder):
                 raise ValueError(f"a session has at most policy.session_items = {len(places)} items")
             _, cache = self.advance(memory, token + places[item, level], cache)
             item, level, token = item + 1, 0, memory.begin.expand_as(token)
-        hidden, cache = self.advance(memory, token + places[item, level], cache)
-        return self.head(level, hidden).float(), cache
+        return self.advance(memory, token + places[item, level], cache)
 
     def _places(self, items: int) -> Tensor:
         """Position embeddings (items, K + 1, D): the level's, and from the second item on the item's."""

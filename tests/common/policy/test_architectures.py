@@ -91,11 +91,11 @@ def test_steps_equal_the_teacher_forced_pass(settings: PolicySettings) -> None:
     codes = random_codes(2, 5)
     forced = policy.logits(memory, codes)
     first, cache = policy.step(memory, None, [])
-    torch.testing.assert_close(first.expand(-1, 5, -1), forced[:, :, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(policy.head(0, first).expand(-1, 5, -1), forced[:, :, 0], atol=1e-5, rtol=0)
     cache = [(k.expand(-1, 5, -1, -1, -1), v.expand(-1, 5, -1, -1, -1)) for k, v in cache]
     for level in (1, 2):
-        logits, cache = policy.step(memory, codes[..., level - 1], cache)
-        torch.testing.assert_close(logits, forced[:, :, level], atol=1e-5, rtol=0)
+        hidden, cache = policy.step(memory, codes[..., level - 1], cache)
+        torch.testing.assert_close(policy.head(level, hidden), forced[:, :, level], atol=1e-5, rtol=0)
 
 
 @every_architecture

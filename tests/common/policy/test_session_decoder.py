@@ -66,10 +66,11 @@ def test_steps_go_through_the_session_and_end_with_it(encoded: tuple[SessionDeco
     codes = random_codes(2, 3)
     forced = policy.whole_session_logits(memory, codes.unsqueeze(1)).flatten(1, 3)
     flat = codes.flatten(1)
-    logits, cache = policy.step(memory, None, [])
-    for position in range(1, flat.shape[1]):
-        torch.testing.assert_close(logits.squeeze(1), forced[:, position - 1], atol=1e-5, rtol=0)
-        logits, cache = policy.step(memory, flat[:, [position - 1]], cache)
-    torch.testing.assert_close(logits.squeeze(1), forced[:, -1], atol=1e-5, rtol=0)
+    hidden, cache = policy.step(memory, None, [])
+    for position in range(flat.shape[1]):
+        logits = policy.head(position % 3, hidden.squeeze(1))
+        torch.testing.assert_close(logits, forced[:, position], atol=1e-5, rtol=0)
+        if position + 1 < flat.shape[1]:
+            hidden, cache = policy.step(memory, flat[:, [position]], cache)
     with pytest.raises(ValueError, match=r"at most policy\.session_items = 3 items"):
         policy.step(memory, flat[:, [-1]], cache)
