@@ -15,10 +15,12 @@ from torch import Tensor
 from common.policy import Memory, Policy
 from common.policy.policy import Cache
 from common.tensor_trie import TensorTrie
-from rollout.extensions import BLOCK, Best, Extensions, Legal, all_extensions
+from rollout.extensions import Best, Extensions, Legal, all_extensions
 
-GROUP = 128
-"""Beams that are decoded together, before it is asked which others can still matter."""
+FIRST_GROUP = 64
+"""Beams of a level that are decoded first; of the others only those that can still matter then."""
+LARGE = 2**18
+"""Logits of a level (beams times codes) from which it pays to score in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def beam_search(
     """
     settings, mask = policy.settings, memory.mask
     if prune is None:
-        prune = mask.device.type == "cpu" and width * settings.codes > BLOCK
+        prune = mask.device.type == "cpu" and width * settings.codes > LARGE
     users = len(mask)
     score = torch.zeros(users, 1, device=mask.device)
     codes = torch.empty(users, 1, 0, dtype=torch.int64, device=mask.device)
@@ -83,20 +85,19 @@ def _dense(
 def _pruned(
     policy: Policy, memory: Memory, codes: Tensor, cache: Cache, score: Tensor, width: int, level: int, legal: Legal | None
 ) -> tuple[Extensions, Cache]:
-    """The same from groups of beams, best first, as long as a group has one that may matter to any user."""
+    """The same from the best beams, and then from those of the others that may matter to any user."""
     best, grown = [Best(width, policy.settings.codes) for _ in score], list[Cache]()
-    head = partial(policy.head, level)
-    for start in range(0, score.shape[1], GROUP):
-        part = slice(start, start + GROUP)
-        wanted = [r for r, one in enumerate(best) if score[r, start] > one.bound]
-        if not wanted:
-            break
+    head, start, stop = partial(policy.head, level), 0, min(FIRST_GROUP, score.shape[1])
+    while start < stop:
+        part = slice(start, stop)
         known = [(keys[:, part], values[:, part]) for keys, values in cache]
         hidden, known = policy.step(memory, codes[:, part, -1] if codes.shape[-1] else None, known)
         grown.append(known)
-        for r in wanted:
+        for r, one in enumerate(best):
             inside = None if legal is None else Legal(legal.trie, legal.depth, legal.nodes[r, part])
-            best[r].offer(head, hidden[r], score[r, part], start, inside)
+            one.offer(head, hidden[r], score[r, part], start, inside)
+        bounds = score.new_tensor([one.bound for one in best]).unsqueeze(-1)
+        start, stop = stop, int((score > bounds).sum(1).max())
     joined = [tuple(torch.cat(parts, 1) for parts in zip(*block, strict=True)) for block in zip(*grown, strict=True)]
     return Extensions.stack([one.result() for one in best]), [(keys, values) for keys, values in joined]
 

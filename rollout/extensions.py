@@ -14,8 +14,8 @@ from torch import Tensor
 
 from common.tensor_trie import TensorTrie
 
-BLOCK = 2**18
-"""Logits of a block: they stay in a core's cache until they have been read for the last time."""
+BLOCK = 2**22
+"""Logits that are in memory at a time."""
 
 SEGMENT = 64
 
@@ -95,8 +95,8 @@ class Best:
     def offer(self, head: Head, hidden: Tensor, score: Tensor, first: int, legal: Legal | None = None) -> None:
         """Beams ``first``, first + 1, …: decoder output (n, D) and scores (n,), best first; ``legal`` has nodes (n,)."""
         for start in range(0, len(hidden), self.block_rows):
-            part = slice(start, start + self.block_rows)
-            if score[start] <= self.bound:
+            part = slice(start, min(start + self.block_rows, int((score > self.bound).sum())))
+            if part.stop <= start:
                 return
             inside = None if legal is None else Legal(legal.trie, legal.depth, legal.nodes[part])
             self._block(head(hidden[part]).float(), score[part], first + start, inside)
@@ -113,7 +113,7 @@ class Best:
         if legal is not None:
             codes, nodes, exists = legal.trie.children(legal.depth, legal.nodes)
             log_probs = log_probs.gather(-1, codes).masked_fill(~exists, float("-inf"))
-        row, column = above(log_probs, self.bound - score)
+        row, column = self._candidates(log_probs, score)
         log_prob = log_probs[row, column]
         found = Extensions(
             score=score[row] + log_prob,
@@ -126,6 +126,14 @@ class Best:
         self._count += len(row)
         if self._count >= 2 * self.width or self.bound == float("-inf"):
             self._cut()
+
+    def _candidates(self, log_probs: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns of all that may enter."""
+        if self.bound > float("-inf"):
+            return above(log_probs, self.bound - score)
+        total = (score.unsqueeze(-1) + log_probs).flatten()
+        best = total.topk(min(self.width, len(total))).indices
+        return best // log_probs.shape[-1], best % log_probs.shape[-1]
 
     def _cut(self) -> None:
         """Keep the best, and raise the bound if there are enough of them."""

@@ -75,7 +75,7 @@ def test_above_finds_every_value_above_its_rows_limit(seed: int, rows: int, colu
 def test_a_pruned_search_finds_what_a_whole_one_does(
     name: str, constrained: bool, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "GROUP", 6)
+    monkeypatch.setattr(searching, "FIRST_GROUP", 6)
     monkeypatch.setattr(extensions, "BLOCK", 16)
     policy = build_policy(ARCHITECTURES[name]).eval()
     for parameter in policy.parameters():
