@@ -1,0 +1,124 @@
+"""What our HTTP services share: how one is served and announced, typed errors, and its metrics.
+
+Errors are typed JSON, ``{"error": KIND, "detail": …}``: 422 ``invalid`` names the field, 503 ``not_ready`` or ``overloaded``
+comes with Retry-After, 500 ``internal`` leaves its cause to the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram
+
+from common.metrics import render
+from common.worker import prefer_latency
+
+STOP_S = 5
+"""What requests in flight get to finish in."""
+
+
+def error(status: int, kind: str, detail: Any, retry: bool = False) -> JSONResponse:
+    """An error's response; ``retry`` says that trying again soon may help."""
+    return JSONResponse({"error": kind, "detail": detail}, status, {"Retry-After": "1"} if retry else None)
+
+
+def add_basics(app: FastAPI, path: str, requests: Counter, seconds: Histogram) -> None:
+    """``/livez`` and ``/metrics``, and for requests of ``path`` a count by status code, their time, and typed errors."""
+    log = logging.getLogger(app.title)
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(render(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, found: RequestValidationError) -> Response:
+        told = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in found.errors()]
+        return error(422, "invalid", told)  # without the input, which may be megabytes
+
+    @app.middleware("http")
+    async def count(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        if request.url.path != path:
+            return await proceed(request)
+        began = time.perf_counter()
+        try:
+            response = await proceed(request)
+        except Exception:
+            log.exception("a request to %s failed", path)
+            response = error(500, "internal", "the request failed; the service's log has the cause")
+        requests.labels(code=str(response.status_code)).inc()
+        seconds.observe(time.perf_counter() - began)
+        return response
+
+
+class _ReadyServer(uvicorn.Server):
+    """A server that announces itself once its sockets accept requests."""
+
+    def __init__(self, config: uvicorn.Config, url: str, ready_file: Path) -> None:
+        super().__init__(config)
+        self.url, self.ready_file = url, ready_file
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start (which includes the warm-up), then write the ready file."""
+        await super().startup(sockets)
+        prefer_latency()
+        self.ready_file.parent.mkdir(exist_ok=True)
+        temporary = self.ready_file.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"url": self.url, "pid": os.getpid(), "metrics": f"{self.url}/metrics"}))
+        temporary.replace(self.ready_file)
+
+
+def serve(app: FastAPI, run_folder: Path, worker: str, port: int) -> None:
+    """Serve on loopback until SIGTERM or SIGINT. While it answers, ``RUN/ready/WORKER.json`` says where.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    ready_file = run_folder / "ready" / f"{worker}.json"
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=STOP_S)
+    server = _ReadyServer(config, url, ready_file)
+    # uvicorn raises the signal again after its clean stop; without these that would end the process by signal
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    try:
+        server.run(sockets=[listener])
+    finally:
+        ready_file.unlink(missing_ok=True)
+
+
+def run_service(package: str, about: str, run: Callable[[Path, int], None], errors: tuple[type[Exception], ...]) -> int:
+    """Parse ``--run-folder`` and ``--port``, run the service, and give the process's exit status: 1 and one line on stderr
+    for one of ``errors``, which say what is wrong outside the program."""
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
+    parser.add_argument("--run-folder", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free port (default)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    try:
+        run(arguments.run_folder, arguments.port)
+    except errors as error_:
+        print(f"{package}: {error_}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
