@@ -266,6 +266,40 @@ class ScoreResponse(Message):
     towers: dict[str, list[float]]
 
 
+class RecommendRequest(Message):
+    """Body of ``POST /v1/recommend``: for whom, and how many items."""
+
+    user_id: Id
+    count: Annotated[int, Field(ge=1, le=100)] = 10
+    time_ms: TimeMs | None = None
+    """When the list is asked for; null means now."""
+    tab: Annotated[int, Field(ge=0, lt=256)] = 0
+    exclude: Annotated[list[Id], Field(max_length=1000)] = []
+    """Items not to recommend, beside those that the user has been shown."""
+
+
+class Recommendation(Part):
+    """One recommended item. ``generated`` goes back in the session's `Impression`, so that what the policy made is known."""
+
+    item_id: Id
+    generated: Annotated[list[LogProb], Field(max_length=5)] = []
+    """Log-probabilities, by level, with which the policy generated the item; empty if it came from somewhere else."""
+
+
+class RecommendResponse(Message):
+    """A list, best first, and where it came from. It is shorter than asked for only if there are no more items."""
+
+    items: list[Recommendation]
+    source: Literal["generated", "cached", "popular"]
+    """Made for this request; left over from an earlier one of the user; or the same for everybody."""
+    degraded: bool
+    """Whether generation was left out because of load."""
+    age_s: Annotated[float, Field(ge=0)] = 0.0
+    """How long ago the list was generated."""
+    parameter_version: Annotated[int, Field(ge=0)] | None = None
+    index_version: Annotated[int, Field(ge=1)]
+
+
 M = TypeVar("M", bound=Message)
 
 

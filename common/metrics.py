@@ -125,6 +125,21 @@ REWARD_LEARNER_AUC = _gauge(
 REWARD_LEARNER_STREAM_LAG = _gauge("onerec_reward_learner_lag_records", "Sessions not yet read, by partition.", "partition")
 REWARD_SECONDS = _seconds("onerec_reward_request_seconds", "Time to answer a scoring request.")
 
+RECOMMEND_REQUESTS = _counter("onerec_recommend_requests_total", "Recommend requests answered, by HTTP status code.", "code")
+RECOMMEND_LISTS = _counter(
+    "onerec_recommend_lists_total",
+    "Lists served, by source: generated, cached or popular; all but generated for load.",
+    "source",
+)
+RECOMMEND_SECONDS = _seconds("onerec_recommend_request_seconds", "Time to answer a recommend request.")
+RECOMMEND_BATCH_SECONDS = _seconds("onerec_recommend_batch_seconds", "Time to generate a batch of lists.")
+RECOMMEND_BATCH_USERS = _gauge("onerec_recommend_batch_users_number", "Requests of the last batch.")
+RECOMMEND_WAITING = _gauge("onerec_recommend_waiting_number", "Requests admitted and not yet answered.")
+RECOMMEND_AGE_SECONDS = _seconds("onerec_recommend_cached_age_seconds", "Age of a list that was served from the cache.")
+RECOMMEND_PARAMETER_VERSION = _gauge("onerec_recommend_parameter_version_number", "Parameter version in use.")
+RECOMMEND_INDEX_VERSION = _gauge("onerec_recommend_index_version_number", "Item index in use.")
+RECOMMEND_STREAM_LAG = _gauge("onerec_recommend_stream_lag_records", "Sessions not yet read, by partition.", "partition")
+
 TOKENIZER_ITEMS = _counter(
     "onerec_tokenizer_items_total", "Item events read, by what they brought: new, removed or known.", "outcome"
 )

@@ -118,6 +118,15 @@ class ItemIndex:
         heads = self.bucket_items[self.bucket_starts[np.maximum(leaves, 0)]]
         return np.where(leaves >= 0, heads, NO_ITEM)
 
+    def items_of(self, sids: npt.ArrayLike) -> tuple[Ints, Ints]:
+        """All items of legal SIDs (B, K), SID after SID, of each the most popular first; and the row in 0..B-1 of each."""
+        leaves = self.leaves(sids)
+        starts, ends = self.bucket_starts[np.maximum(leaves, 0)], self.bucket_starts[np.maximum(leaves, 0) + 1]
+        sizes = np.where(leaves >= 0, ends - starts, 0)
+        row = np.repeat(np.arange(len(leaves)), sizes)
+        inside = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.asarray(self.bucket_items[starts[row] + inside]), row
+
     def bucket(self, key: int) -> Ints:
         """All items of an SID key, most popular first (ties: lowest id); empty if the key is illegal."""
         leaf = int(self._leaf_keys.find(key))

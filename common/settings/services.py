@@ -53,6 +53,25 @@ class RolloutSettings(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
 
 
+class RecommendSettings(Section):
+    """The recommend endpoint."""
+
+    on: bool = False
+    """Whether `onerec up` starts it."""
+    beam: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Width of its search, which is constrained to items."""
+    batch: Positive = 8
+    """Requests generated for at once, at most."""
+    wait_ms: Annotated[float, Field(ge=0)] = 5.0
+    """How long a request waits for others to share its batch, at most."""
+    budget_ms: Annotated[float, Field(gt=0)] = 250.0
+    """A request that would wait longer than this for its list gets one that is there already."""
+    pool_users: Positive = 100_000
+    """Users of whom generated items that were not served are kept."""
+    pool_s: Annotated[float, Field(gt=0)] = 3600.0
+    """How long they are kept."""
+
+
 class EvaluationSettings(Section):
     """Offline evaluation by the frozen protocol."""
 

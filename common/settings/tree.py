@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from common.settings.policy import PolicySettings
 from common.settings.services import (
     EvaluationSettings,
+    RecommendSettings,
     RedisSettings,
     RolloutSettings,
     SimulatorSettings,
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     sync: SyncSettings = SyncSettings()
     rl: RlSettings = RlSettings()
     rollout: RolloutSettings = RolloutSettings()
+    recommend: RecommendSettings = RecommendSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     simulator: SimulatorSettings = SimulatorSettings()
 

@@ -1,0 +1,178 @@
+"""Decides for every request how it is answered, and runs the thread that generates.
+
+consumes:     recommend requests
+produces:     their lists
+waits for:    a batch's generation, at most `ANSWER_S`
+unblocked by: the generating thread
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from common.endpoints import Endpoints
+from common.messages import Recommendation, RecommendRequest, RecommendResponse
+from common.metrics import (
+    RECOMMEND_AGE_SECONDS,
+    RECOMMEND_BATCH_SECONDS,
+    RECOMMEND_BATCH_USERS,
+    RECOMMEND_LISTS,
+    RECOMMEND_WAITING,
+)
+from common.settings import Settings
+from rollout.recommend.batches import Batches
+from rollout.recommend.pools import Pools, Ranked
+from rollout.recommend.recommender import Recommender
+from rollout.recommend.sessions import Histories, SessionFollower
+from rollout.recommend.shedding import Shedder
+
+ANSWER_S = 10.0
+IDLE_S = 0.1
+"""How often an idle endpoint looks for newer parameters and items."""
+log = logging.getLogger(__name__)
+
+
+Source = Literal["generated", "cached", "popular"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    request: RecommendRequest
+    answer: asyncio.Future[Ranked]
+
+
+class RecommendService:
+    """Answers from one event loop; generates in one thread."""
+
+    def __init__(self, folder: Path, endpoints: Endpoints, settings: Settings) -> None:
+        given, self.settings = settings.recommend, settings
+        self.pools = Pools(given.pool_users, given.pool_s)
+        self.shedder = Shedder(given.budget_ms / 1000)
+        self.recommender = Recommender(folder, endpoints, settings)
+        try:
+            self.sessions = SessionFollower(folder, endpoints, settings)
+        except BaseException:
+            self.recommender.close()
+            raise
+        self.ready = False
+        """Whether lists can be made: parameters held, histories caught up, a first list made."""
+        self.failure = ""
+        """Why lists are no longer generated."""
+        self._batches = Batches[_Asked](given.batch, given.wait_ms / 1000)
+        self._waiting = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to generate; to be called in the event loop that answers."""
+        loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, args=(loop,), name="recommender", daemon=True)
+        self._thread.start()
+
+    async def answer(self, request: RecommendRequest) -> RecommendResponse:
+        """A list for one request: generated if there is time for it, otherwise the user's from before, or the popular one.
+
+        Raises:
+            TimeoutError: the generating thread did not answer in time.
+        """
+        if self.shedder.admits(self._waiting):
+            made = await self._generated(request)
+            served = self.pools.served(request.user_id)
+            return self._told(self.pools.serve(request.user_id, made.without(served), request.count), request, "generated")
+        cached = self.pools.take(request.user_id, request.count, request.exclude, time.monotonic())
+        if cached is not None:
+            RECOMMEND_AGE_SECONDS.observe(time.monotonic() - cached.made_s)
+            return self._told(cached, request, "cached")
+        return self._told(None, request, "popular")
+
+    def close(self) -> None:
+        """Stop generating and following; requests in flight have been answered before."""
+        self._stop.set()
+        self._batches.close()
+        if self._thread is not None:
+            self._thread.join()
+        self.sessions.close()
+        self.recommender.close()
+
+    async def _generated(self, request: RecommendRequest) -> Ranked:
+        asked = _Asked(request, asyncio.get_running_loop().create_future())
+        self._waiting += 1
+        RECOMMEND_WAITING.set(self._waiting)
+        self._batches.put(asked)
+        try:
+            return await asyncio.wait_for(asked.answer, ANSWER_S)
+        finally:
+            self._waiting -= 1
+            RECOMMEND_WAITING.set(self._waiting)
+
+    def _told(self, shown: Ranked | None, request: RecommendRequest, source: Source) -> RecommendResponse:
+        """The response; a list that is too short is filled up with popular items."""
+        RECOMMEND_LISTS.labels(source=source).inc()
+        items = [] if shown is None else shown.item_ids.tolist()
+        log_probs = [] if shown is None else shown.log_probs.tolist()
+        found = [Recommendation(item_id=item, generated=own) for item, own in zip(items, log_probs, strict=True)]
+        if len(items) < request.count:
+            taken = np.concatenate((self.pools.served(request.user_id), np.asarray([*items, *request.exclude], np.int64)))
+            more = self.recommender.popular(request.count - len(items), taken)
+            found += [Recommendation(item_id=item) for item in more.tolist()]
+        return RecommendResponse(
+            items=found,
+            source=source,
+            degraded=source != "generated",
+            age_s=0.0 if shown is None else max(time.monotonic() - shown.made_s, 0.0),
+            parameter_version=None if shown is None else shown.parameter_version,
+            index_version=self.recommender.index.version if shown is None else shown.index_version,
+        )
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            with closing(Histories(self.sessions.path, self.settings)) as histories:
+                self._prepare()
+                while not self._stop.is_set():
+                    self._batch(loop, histories)
+        except Exception as error:
+            self.failure, self.ready = f"{type(error).__name__}: {error}", False
+            log.exception("no longer generating")
+
+    def _prepare(self) -> None:
+        while not (self.recommender.swap() and self.sessions.caught_up.is_set()):
+            if self._stop.wait(IDLE_S):
+                return
+        self.recommender.warm_up()
+        self.ready = True
+        log.info("ready with parameter version %d", self.recommender.version)
+
+    def _batch(self, loop: asyncio.AbstractEventLoop, histories: Histories) -> None:
+        asked = self._batches.take(IDLE_S)
+        self.recommender.swap()
+        if not asked:
+            return
+        began = time.perf_counter()
+        try:
+            found: list[Ranked] | Exception = self.recommender.recommend([one.request for one in asked], histories)
+        except Exception as error:  # these requests fail, later ones may not
+            log.exception("a batch of %d requests failed", len(asked))
+            found = error
+        seconds = time.perf_counter() - began
+        RECOMMEND_BATCH_SECONDS.observe(seconds)
+        RECOMMEND_BATCH_USERS.set(len(asked))
+        loop.call_soon_threadsafe(self._deliver, asked, found, seconds)
+
+    def _deliver(self, asked: list[_Asked], found: list[Ranked] | Exception, seconds: float) -> None:
+        self.shedder.observe(len(asked), seconds)
+        for k, one in enumerate(asked):
+            if one.answer.done():  # nobody waits any more
+                continue
+            if isinstance(found, Exception):
+                one.answer.set_exception(found)
+            else:
+                one.answer.set_result(found[k])

@@ -1,0 +1,169 @@
+"""The endpoint over a real broker and a real Redis: requests in, lists out, while parameters and histories change."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from common.endpoints import Endpoints
+from common.messages import Impression, Item, Label, RecommendRequest, RecommendResponse, Session, User
+from common.parameter_channel import Publisher
+from common.policy import build_policy, to_blob
+from common.session_log import LogWriter
+from common.settings import Settings, load_settings
+from common.stream import Producer, create_topics, partition_of, topic_name
+from rollout.recommend.app import create_app
+from rollout.recommend.service import RecommendService
+from rollout.recommend.sessions import Histories
+from tests.rollout.tiny_run import ITEMS, LEVELS, tiny_index, write_run
+
+PARTITIONS = 2
+DAY_MS = 86_400_000
+
+
+@dataclass
+class World:
+    folder: Path
+    settings: Settings
+    endpoints: Endpoints
+    publisher: Publisher
+    producer: Producer
+    client: TestClient
+
+    @property
+    def service(self) -> RecommendService:
+        found: RecommendService = self.client.app.state.service  # type: ignore[attr-defined]
+        return found
+
+    def publish(self, version: int) -> None:
+        self.publisher.publish(version, to_blob(build_policy(self.settings.policy, version)))
+
+    def show(self, user_id: int, items: list[int]) -> None:
+        impressions = [Impression(item_id=item, time_ms=DAY_MS + k) for k, item in enumerate(items)]
+        session = Session(session_id=uuid.uuid4().hex, user_id=user_id, time_ms=DAY_MS, impressions=impressions)
+        topic = topic_name(self.endpoints.prefix, "sessions")
+        self.producer.send(topic, session.to_bytes(), partition_of(user_id, PARTITIONS))
+        self.producer.flush()
+
+    def ask(self, **changes: Any) -> RecommendResponse:
+        body = {"user_id": 1, "count": 5, "time_ms": 2 * DAY_MS} | changes
+        reply = self.client.post("/v1/recommend", json=body)
+        assert reply.status_code == 200, reply.text
+        return RecommendResponse.model_validate_json(reply.content)
+
+
+def write_log(path: Path) -> None:
+    """A log of five users; nothing is known of the first four."""
+    items, users = [Item(item_id=i) for i in range(ITEMS)], [User(user_id=u) for u in range(5)]
+    one = Session(session_id="first", user_id=4, time_ms=1, impressions=[Impression(item_id=0, time_ms=1)])
+    LogWriter(path, "tiny", int(Label.CLICK), []).write(items, users, [one])
+
+
+def await_that(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def world(tmp_path: Path, kafka: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("ONEREC_REDIS__URL", redis_url)
+    run, prefix = uuid.uuid4().hex, f"recommend{uuid.uuid4().hex[:8]}"
+    create_topics(kafka, prefix, PARTITIONS, 10.0)
+    told = {"run": run, "kafka": kafka, "prefix": prefix, "reward": "http://127.0.0.1:1"}
+    write_run(tmp_path, told, [f"stream.partitions={PARTITIONS}", "recommend.beam=64", "recommend.budget_ms=5000"])
+    write_log(tmp_path / "log")
+    settings, endpoints = load_settings(tmp_path / "settings.json"), Endpoints.read(tmp_path)
+    with (
+        closing(Publisher(redis_url, run, keep_s=60, timeout_s=5.0)) as publisher,
+        closing(Producer(kafka, 10.0)) as producer,
+        TestClient(create_app(tmp_path, endpoints, settings), raise_server_exceptions=False) as client,
+    ):
+        yield World(tmp_path, settings, endpoints, publisher, producer, client)
+
+
+@pytest.fixture
+def ready(world: World) -> World:
+    world.publish(0)
+    await_that(lambda: world.client.get("/readyz").status_code == 200)
+    return world
+
+
+def test_it_is_not_ready_before_there_are_parameters(world: World) -> None:
+    assert world.client.get("/livez").status_code == 200
+    for reply in (world.client.get("/readyz"), world.client.post("/v1/recommend", json={"user_id": 1})):
+        assert reply.status_code == 503
+        assert reply.headers["retry-after"] == "1"
+        assert "no parameters yet" in reply.json()["detail"]
+
+
+def test_a_list_is_of_items_that_the_user_has_not_seen_and_says_where_it_came_from(ready: World) -> None:
+    ready.show(1, [3, 4, 5])
+    with closing(Histories(ready.service.sessions.path, ready.settings)) as histories:
+        await_that(lambda: len(histories.context(1, 2 * DAY_MS, 0).events) == 3)
+    found = ready.ask(count=ITEMS - 4, exclude=[6])
+    assert {one.item_id for one in found.items} == set(range(ITEMS)) - {3, 4, 5, 6}
+    assert (found.source, found.degraded, found.parameter_version, found.index_version) == ("generated", False, 0, 1)
+    assert all(len(one.generated) == LEVELS for one in found.items)
+    scores = [sum(one.generated) for one in found.items]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_next_list_of_a_user_repeats_nothing(ready: World) -> None:
+    first, second = ready.ask(count=20), ready.ask(count=20)
+    assert not {one.item_id for one in first.items} & {one.item_id for one in second.items}
+
+
+def test_newer_parameters_and_items_are_taken_up_without_a_restart(ready: World) -> None:
+    ready.publish(5)
+    await_that(lambda: ready.ask().parameter_version == 5)
+    tiny_index(2, items=50).save(ready.folder / "index" / "000002")
+    await_that(lambda: ready.ask().index_version == 2)
+
+
+def test_under_load_what_was_left_over_is_served_and_then_the_popular_items(ready: World) -> None:
+    first = ready.ask(count=4)
+    ready.service.shedder.budget_s = 0.0
+    ready.service._waiting = 1
+    cached = ready.ask(count=4)
+    assert (cached.source, cached.degraded, cached.parameter_version) == ("cached", True, 0)
+    assert not {one.item_id for one in first.items} & {one.item_id for one in cached.items}
+    popular = ready.ask(user_id=2, count=4)
+    assert (popular.source, popular.degraded, popular.parameter_version) == ("popular", True, None)
+    assert [one.generated for one in popular.items] == [[]] * 4
+    ready.service._waiting = 0
+
+
+def test_a_batch_that_fails_fails_its_requests_and_no_others(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ready.service.recommender, "recommend", fail)
+        reply = ready.client.post("/v1/recommend", json={"user_id": 1})
+        assert (reply.status_code, reply.json()["error"]) == (500, "internal")
+        assert "lost" not in reply.text
+    assert len(ready.ask().items) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"user_id": -1}, "user_id"), ({"count": 0}, "count"), ({"count": 101}, "count"), ({"surprise": 1}, "surprise")],
+)
+def test_bad_requests_name_the_field(ready: World, changes: dict[str, int], field: str) -> None:
+    reply = ready.client.post("/v1/recommend", json={"user_id": 1} | changes)
+    assert (reply.status_code, reply.json()["error"]) == (422, "invalid")
+    assert field in reply.json()["detail"][0]["loc"]
+
+
+def test_requests_have_defaults() -> None:
+    assert RecommendRequest(user_id=1).count == 10
