@@ -55,6 +55,10 @@ class View:
             self._said = time.monotonic()
             self._print("  " + " · ".join(f"{name} {value}" for name, value in details.items()))
 
+    def note(self, line: str) -> None:
+        """Something to know for longer than a phase."""
+        self._print(f"  {line}")
+
     def _end_phase(self, done: bool) -> None:
         if self._phase:
             self.seconds[self._phase] = time.monotonic() - self._began

@@ -21,11 +21,17 @@ from deploy.local.torchrun import ENVIRONMENT, on_ranks
 READY_S = 240.0
 MAX_RESTARTS = 5
 TICK_S = 0.5
-STOP_ORDER = ("replay", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka")
+STOP_ORDER = ("replay", "recommend", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka")
 STOP_S = {"trainer": 60.0, "learner": 60.0, "tokenizer": 60.0, "rollout": 30.0}
-WORKERS = {"trainer": "trainer", "learner": "reward_service.online", "tokenizer": "tokenizer_job", "rollout": "rollout"}
+WORKERS = {
+    "trainer": "trainer",
+    "learner": "reward_service.online",
+    "tokenizer": "tokenizer_job",
+    "rollout": "rollout",
+    "recommend": "rollout.recommend",
+}
 """Workers that need nothing but the run folder, and the modules they run."""
-RESTARTED = ("trainer", "learner", "tokenizer", "reward")
+RESTARTED = ("trainer", "learner", "tokenizer", "reward", "recommend")
 """Workers that go on where they were when they are started again; anything else that dies ends the run."""
 
 
@@ -71,13 +77,16 @@ class Stack:
         reward = self._start_reward()
         endpoints = {"run": name, "kafka": self.kafka, "prefix": prefix, "reward": reward}
         write_json(self.run.endpoints, endpoints)
-        workers = {name: module for name, module in WORKERS.items() if name != "learner" or self.settings.reward.online.on}
+        wanted = {"learner": self.settings.reward.online.on, "recommend": self.settings.recommend.on}
+        workers = {name: module for name, module in WORKERS.items() if wanted.get(name, True)}
         for worker, module in workers.items():
             command = [sys.executable, "-m", module, "--run-folder", str(self.run.path)]
             self._start(worker, on_ranks(command, self.settings.trainer.ranks) if worker == "trainer" else command)
         ready = [self.run.ready_file(worker) for worker in workers]
         children = [self.children[name] for name in (*workers, "reward")]
         wait_until(lambda: all(file.exists() for file in ready), READY_S, ", ".join(workers), children)
+        if "recommend" in workers:
+            self._keep_address("recommend")
 
     def start_replay(self) -> None:
         """Put the log's stream days on Kafka."""
@@ -115,8 +124,12 @@ class Stack:
         command = [sys.executable, "-m", "reward_service", "--run-folder", str(self.run.path)]
         self._start("reward", command)
         wait_until(ready.exists, READY_S, "the reward service", [self.children["reward"]])
-        url: str = read_json(ready)["url"]
-        self._commands["reward"] = [*command, "--port", url.rpartition(":")[2]]  # started again, it keeps its address
+        return self._keep_address("reward")
+
+    def _keep_address(self, service: str) -> str:
+        """The address of a service that is ready; started again, it has the same."""
+        url: str = read_json(self.run.ready_file(service))["url"]
+        self._commands[service] = [*self._commands[service], "--port", url.rpartition(":")[2]]
         return url
 
     def _start(self, name: str, command: list[str]) -> None:
@@ -140,7 +153,8 @@ class Stack:
     def _note(self) -> None:
         """Keep process ids, restarts and start times where the report and a person can read them."""
         write_json(self.run.processes, {name: child.pid for name, child in self.children.items()})
-        write_json(self.run.stack, {"restarts": {name: self.restarts[name] for name in RESTARTED}})
+        restarts = {name: self.restarts[name] for name in RESTARTED if name in self._commands}
+        write_json(self.run.stack, {"restarts": restarts})
 
 
 def run_lanes(run: RunFolder, lanes: list[list[str]], on_line: Callable[[dict[str, str]], None]) -> None:

@@ -96,6 +96,8 @@ def _lanes(run: RunFolder, view: View, phases: list[tuple[str, list[list[str]]]]
 def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> None:
     view.phase("starting reward service, learner, trainer, tokenizer and fleet")
     stack.start_workers()
+    if settings.recommend.on:
+        view.note(f"lists of items at {read_json(run.ready_file('recommend'))['url']}/v1/recommend")
     view.phase("streaming")
     stack.start_replay()
     statistics = RunStatistics(run)

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import redis
 
 from common.item_index import ItemIndex, latest_index, snapshot_path
-from common.messages import SCHEMA_VERSION
+from common.messages import SCHEMA_VERSION, RecommendResponse
 from common.session_log import SessionLog
 from common.stream import Producer, partition_of, topic_name, wait_for_broker
 from deploy.local.run_folder import RunFolder, read_json, read_lines
@@ -105,17 +106,40 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dic
     try:
         offsets = _inject(up)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 10)
-        os.kill(read_json(up.run.processes)["reward"], signal.SIGKILL)
+        for name in ("reward", "recommend"):
+            os.kill(read_json(up.run.processes)[name], signal.SIGKILL)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 20)
         os.kill(read_json(up.run.processes)["tokenizer"], signal.SIGKILL)
+        lists = _ask_for_a_list(up)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 30)
         for name in ("learner", "trainer"):
             os.kill(read_json(up.run.processes)[name], signal.SIGKILL)
         assert up.ended() == 0, up.output.read_text()
+        assert len(lists.items) == 5
         yield up, json.loads((folder / "report.json").read_text()), offsets
     finally:
         up.process.kill()
         up.process.wait()
+
+
+def _ask_for_a_list(up: Up) -> RecommendResponse:
+    """What the recommend endpoint, just killed, gives a user of the run when it is there again."""
+    replies: list[httpx.Response] = []
+
+    def answered() -> bool:
+        ready = up.run.ready_file("recommend")
+        if not ready.exists():
+            return False
+        try:
+            url = read_json(ready)["url"]
+            replies.append(httpx.post(f"{url}/v1/recommend", json={"user_id": 1, "count": 5}, timeout=15.0))
+        except httpx.TransportError:
+            return False
+        return replies[-1].status_code == 200
+
+    up.until(answered)
+    assert f"lists of items at {read_json(up.run.ready_file('recommend'))['url']}" in up.output.read_text()
+    return RecommendResponse.model_validate_json(replies[-1].content)
 
 
 def _inject(up: Up) -> dict[str, int]:
@@ -137,7 +161,7 @@ def test_every_session_counts_exactly_once_although_the_trainer_was_killed(
     split = up.run.settings.split
     log = SessionLog.open(up.run.log)
     streamed = [s.session_id for s in log.sessions(split.warm_days, split.warm_days + split.stream_days - 1)]
-    assert report["restarts"] == {"trainer": 1, "learner": 1, "tokenizer": 1, "reward": 1}
+    assert report["restarts"] == {"trainer": 1, "learner": 1, "tokenizer": 1, "reward": 1, "recommend": 1}
     assert report["sessions"]["valid"] == len(streamed)
     assert report["sessions"]["duplicates"] == 0
     assert report["sessions"]["consumed"] == len(streamed) + len(offsets)
@@ -258,7 +282,15 @@ def test_an_interrupted_run_stops_its_workers_and_leaves_existing_servers_alone(
     up = Up.start(tmp_path, "--kafka", kafka, *UNTRAINED, "--speed", "3600", environment={"ONEREC_REDIS__URL": redis_url})
     try:
         up.until(lambda: len(read_lines(up.run.path / "trainer_stats.jsonl")) >= 2)
-        assert read_json(up.run.processes).keys() == {"reward", "trainer", "learner", "tokenizer", "rollout", "replay"}
+        assert read_json(up.run.processes).keys() == {
+            "reward",
+            "trainer",
+            "learner",
+            "tokenizer",
+            "rollout",
+            "recommend",
+            "replay",
+        }
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 130
     finally:
