@@ -1,8 +1,9 @@
 """A V1 policy's weights in Hugging Face's T5, so that its ``generate`` searches the very same beams.
 
 T5 is V1 but for conventions: queries are not scaled (their weights are, here), and positions enter as a bias (zero, here).
-The level of a position chooses its code table: with a vocabulary of all levels side by side it were three times as large.
-Shape legend: R contexts, S context positions, W beams, K levels, V codes, D width.
+Its vocabulary is that of all levels side by side, as users of T5 have it, of which a position's head leaves its level's
+codes; or the position chooses its level's table, which costs the head a third. Shape legend: R contexts, S context
+positions, W beams, K levels, V codes, D width.
 """
 
 from __future__ import annotations
@@ -22,17 +23,28 @@ from common.policy.layers import Attention, DecoderLayer, EncoderLayer, FeedForw
 class _Levelled(nn.Module):
     """Reads or scores the codes of the level that was set last."""
 
-    def __init__(self, policy: EncoderDecoder, reads: bool) -> None:
+    def __init__(self, policy: EncoderDecoder, reads: bool, joint: bool) -> None:
         super().__init__()
-        self.policy, self.reads, self.level = policy, reads, 0
+        self.policy, self.reads, self.joint, self.level = policy, reads, joint, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Previous codes (B, 1) -> inputs (B, 1, D), or outputs (B, 1, D) -> logits (B, 1, V)."""
+        """Previous tokens (B, 1) -> inputs (B, 1, D), or outputs (B, 1, D) -> logits (B, 1, V or K V)."""
+        return self._read(x) if self.reads else self._score(x)
+
+    def _read(self, tokens: Tensor) -> Tensor:
         policy, level = self.policy, self.level
-        if not self.reads:
-            return functional.linear(x, policy.codes.weight[level])
-        token = policy.begin.expand(*x.shape, -1) if level == 0 else policy.embed(level - 1, x)
+        codes = tokens % policy.settings.codes
+        token = policy.begin.expand(*codes.shape, -1) if level == 0 else policy.embed(level - 1, codes)
         return token + policy.level[level]
+
+    def _score(self, hidden: Tensor) -> Tensor:
+        tables, codes = self.policy.codes.weight, self.policy.settings.codes
+        if not self.joint:
+            return functional.linear(hidden, tables[self.level])
+        logits = functional.linear(hidden, tables.flatten(0, 1))
+        logits[..., : self.level * codes] = float("-inf")
+        logits[..., (self.level + 1) * codes :] = float("-inf")
+        return logits
 
 
 class LevelledT5(T5ForConditionalGeneration):  # type: ignore[no-untyped-call]
@@ -45,11 +57,11 @@ class LevelledT5(T5ForConditionalGeneration):  # type: ignore[no-untyped-call]
         return super().forward(*arguments, past_key_values=past_key_values, **named)
 
 
-def as_t5(policy: EncoderDecoder) -> LevelledT5:
-    """The policy's weights in T5; code tables are shared with it, others copied."""
+def as_t5(policy: EncoderDecoder, joint: bool) -> LevelledT5:
+    """The policy's weights in T5, with a joint vocabulary or one per level; code tables are shared, others copied."""
     settings = policy.settings
     options: dict[str, Any] = {
-        "vocab_size": settings.codes,
+        "vocab_size": settings.codes * (settings.levels if joint else 1),
         "d_model": settings.d_model,
         "d_kv": settings.d_model // settings.heads,
         "d_ff": settings.ffn,
@@ -71,8 +83,8 @@ def as_t5(policy: EncoderDecoder) -> LevelledT5:
                 _copy(block, layer)
         model.encoder.final_layer_norm.weight.copy_(policy.encoder_norm.weight)
         model.decoder.final_layer_norm.weight.copy_(policy.decoder_norm.weight)
-    model.decoder.embed_tokens = _Levelled(policy, reads=True)
-    model.lm_head = _Levelled(policy, reads=False)
+    model.decoder.embed_tokens = _Levelled(policy, reads=True, joint=joint)
+    model.lm_head = _Levelled(policy, reads=False, joint=joint)
     model.eval()
     found: LevelledT5 = model
     return found
@@ -91,22 +103,24 @@ def encoder_inputs(policy: EncoderDecoder, inputs: PolicyInputs) -> tuple[Tensor
     return embeddings, mask[:, 0, 0]
 
 
-def generate(model: LevelledT5, embeddings: Tensor, mask: Tensor, width: int, levels: int) -> tuple[Tensor, Tensor]:
+def generate(model: LevelledT5, embeddings: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Hugging Face's beam search: codes (R, W, K), and their log-probabilities (R, W)."""
     searching: Any = model
+    settings = searching.lm_head.policy.settings
     found = searching.generate(
         inputs_embeds=embeddings,
         attention_mask=mask.long(),
         num_beams=width,
         num_return_sequences=width,
-        min_new_tokens=levels,
-        max_new_tokens=levels,
+        min_new_tokens=settings.levels,
+        max_new_tokens=settings.levels,
         length_penalty=0.0,
         do_sample=False,
         return_dict_in_generate=True,
         output_scores=True,
     )
-    return found.sequences[:, 1:].view(len(mask), width, levels), found.sequences_scores.view(len(mask), width)
+    codes = found.sequences[:, 1:] % settings.codes
+    return codes.view(len(mask), width, settings.levels), found.sequences_scores.view(len(mask), width)
 
 
 def _copy(block: Any, layer: nn.Module) -> None:
