@@ -297,6 +297,8 @@ class RecommendResponse(Message):
     age_s: Annotated[float, Field(ge=0)] = 0.0
     """How long ago the list was generated."""
     parameter_version: Annotated[int, Field(ge=0)] | None = None
+    reward_version: str = ""
+    """The reward model that put them in order; empty: the most probable first."""
     index_version: Annotated[int, Field(ge=1)]
 
 

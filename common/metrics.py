@@ -134,6 +134,9 @@ RECOMMEND_LISTS = _counter(
 RECOMMEND_SECONDS = _seconds("onerec_recommend_request_seconds", "Time to answer a recommend request.")
 RECOMMEND_BATCH_SECONDS = _seconds("onerec_recommend_batch_seconds", "Time to generate a batch of lists.")
 RECOMMEND_BATCH_USERS = _gauge("onerec_recommend_batch_users_number", "Requests of the last batch.")
+RECOMMEND_UNSELECTED = _counter(
+    "onerec_recommend_unselected_total", "Lists that the reward service should have put in order and did not."
+)
 RECOMMEND_WAITING = _gauge("onerec_recommend_waiting_number", "Requests admitted and not yet answered.")
 RECOMMEND_AGE_SECONDS = _seconds("onerec_recommend_cached_age_seconds", "Age of a list that was served from the cache.")
 RECOMMEND_PARAMETER_VERSION = _gauge("onerec_recommend_parameter_version_number", "Parameter version in use.")

@@ -66,6 +66,10 @@ class RecommendSettings(Section):
     """How long a request waits for others to share its batch, at most."""
     budget_ms: Annotated[float, Field(gt=0)] = 250.0
     """A request that would wait longer than this for its list gets one that is there already."""
+    select: Annotated[int, Field(ge=0, le=2048)] = 0
+    """The reward service puts this many of the most probable items in order, the best first; 0 leaves them as they are."""
+    select_ms: Annotated[float, Field(gt=0)] = 100.0
+    """What it gets for that; a list that it did not order in time is served as it is."""
     pool_users: Positive = 100_000
     """Users of whom generated items that were not served are kept."""
     pool_s: Annotated[float, Field(gt=0)] = 3600.0

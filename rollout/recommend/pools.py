@@ -7,7 +7,7 @@ traffic is degraded (OneRec technical report, appendix B).
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,15 @@ class Ranked:
     index_version: int
     made_s: float
     """On the clock of those who ask."""
+    reward_version: str = ""
+    """The reward model that put them in order."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
 
     def take(self, where: npt.NDArray[np.int64] | slice) -> Ranked:
         """Some of them."""
-        item_ids, log_probs = self.item_ids[where], self.log_probs[where]
-        return Ranked(item_ids, log_probs, self.parameter_version, self.index_version, self.made_s)
+        return replace(self, item_ids=self.item_ids[where], log_probs=self.log_probs[where])
 
     def without(self, item_ids: npt.ArrayLike) -> Ranked:
         """All but some items."""

@@ -77,8 +77,9 @@ class Recommender:
         assert self._engine is not None, "warmed up before there were parameters"
         self._engine.generate([Context(0, int(time.time() * 1000))])
 
-    def recommend(self, requests: list[RecommendRequest], histories: Histories) -> list[Ranked]:
-        """For each request all generated items that its user has not been shown and that it does not exclude, best first."""
+    def recommend(self, requests: list[RecommendRequest], histories: Histories) -> list[tuple[Ranked, Context]]:
+        """For each request all generated items that its user has not been shown and that it does not exclude, best first;
+        and what they were generated for."""
         assert self._engine is not None, "asked before there were parameters"
         now_ms = int(time.time() * 1000)
         contexts = [
@@ -86,7 +87,7 @@ class Recommender:
         ]
         found = self._engine.generate(contexts)
         return [
-            self._ranked(made, np.concatenate((context.events.item_id, np.asarray(one.exclude, np.int64))))
+            (self._ranked(made, np.concatenate((context.events.item_id, np.asarray(one.exclude, np.int64)))), context)
             for one, context, made in zip(requests, contexts, found, strict=True)
         ]
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from common.context import Context
 from common.endpoints import Endpoints
 from common.messages import Recommendation, RecommendRequest, RecommendResponse
 from common.metrics import (
@@ -32,6 +33,7 @@ from common.settings import Settings
 from rollout.recommend.batches import Batches
 from rollout.recommend.pools import Pools, Ranked
 from rollout.recommend.recommender import Recommender
+from rollout.recommend.selection import Selection
 from rollout.recommend.sessions import Histories, SessionFollower
 from rollout.recommend.shedding import Shedder
 
@@ -47,7 +49,7 @@ Source = Literal["generated", "cached", "popular"]
 @dataclass(frozen=True, slots=True)
 class _Asked:
     request: RecommendRequest
-    answer: asyncio.Future[Ranked]
+    answer: asyncio.Future[tuple[Ranked, Context]]
 
 
 class RecommendService:
@@ -67,6 +69,8 @@ class RecommendService:
         """Whether lists can be made: parameters held, histories caught up, a first list made."""
         self.failure = ""
         """Why lists are no longer generated."""
+        seconds = given.select_ms / 1000
+        self._selection = Selection(endpoints.reward, given.select, seconds) if given.select else None
         self._batches = Batches[_Asked](given.batch, given.wait_ms / 1000)
         self._waiting = 0
         self._stop = threading.Event()
@@ -85,9 +89,11 @@ class RecommendService:
             TimeoutError: the generating thread did not answer in time.
         """
         if self.shedder.admits(self._waiting):
-            made = await self._generated(request)
-            served = self.pools.served(request.user_id)
-            return self._told(self.pools.serve(request.user_id, made.without(served), request.count), request, "generated")
+            made, context = await self._generated(request)
+            if self._selection:
+                made = await self._selection.ordered(made, context)
+            made = made.without(self.pools.served(request.user_id))
+            return self._told(self.pools.serve(request.user_id, made, request.count), request, "generated")
         cached = self.pools.take(request.user_id, request.count, request.exclude, time.monotonic())
         if cached is not None:
             RECOMMEND_AGE_SECONDS.observe(time.monotonic() - cached.made_s)
@@ -100,10 +106,12 @@ class RecommendService:
         self._batches.close()
         if self._thread is not None:
             self._thread.join()
+        if self._selection:
+            self._selection.close()
         self.sessions.close()
         self.recommender.close()
 
-    async def _generated(self, request: RecommendRequest) -> Ranked:
+    async def _generated(self, request: RecommendRequest) -> tuple[Ranked, Context]:
         asked = _Asked(request, asyncio.get_running_loop().create_future())
         self._waiting += 1
         RECOMMEND_WAITING.set(self._waiting)
@@ -130,6 +138,7 @@ class RecommendService:
             degraded=source != "generated",
             age_s=0.0 if shown is None else max(time.monotonic() - shown.made_s, 0.0),
             parameter_version=None if shown is None else shown.parameter_version,
+            reward_version="" if shown is None else shown.reward_version,
             index_version=self.recommender.index.version if shown is None else shown.index_version,
         )
 
@@ -158,7 +167,9 @@ class RecommendService:
             return
         began = time.perf_counter()
         try:
-            found: list[Ranked] | Exception = self.recommender.recommend([one.request for one in asked], histories)
+            found: list[tuple[Ranked, Context]] | Exception = self.recommender.recommend(
+                [one.request for one in asked], histories
+            )
         except Exception as error:  # these requests fail, later ones may not
             log.exception("a batch of %d requests failed", len(asked))
             found = error
@@ -167,7 +178,7 @@ class RecommendService:
         RECOMMEND_BATCH_USERS.set(len(asked))
         loop.call_soon_threadsafe(self._deliver, asked, found, seconds)
 
-    def _deliver(self, asked: list[_Asked], found: list[Ranked] | Exception, seconds: float) -> None:
+    def _deliver(self, asked: list[_Asked], found: list[tuple[Ranked, Context]] | Exception, seconds: float) -> None:
         self.shedder.observe(len(asked), seconds)
         for k, one in enumerate(asked):
             if one.answer.done():  # nobody waits any more

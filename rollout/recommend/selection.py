@@ -1,0 +1,48 @@
+"""The reward model's choice from what was generated (OneRec technical report, table 12)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from common.context import Context
+from common.metrics import RECOMMEND_UNSELECTED
+from rollout.recommend.pools import Ranked
+from rollout.reward_client import RewardClient, RewardError
+
+THREADS = 8
+log = logging.getLogger(__name__)
+
+
+class Selection:
+    """Has the first ``count`` items of a list put in order by the reward service, within ``budget_s``."""
+
+    def __init__(self, url: str, count: int, budget_s: float) -> None:
+        self.count, self.budget_s = count, budget_s
+        self._client = RewardClient(url, timeout_s=budget_s, attempts=1)
+        self._threads = ThreadPoolExecutor(THREADS, "selection")
+
+    async def ordered(self, made: Ranked, context: Context) -> Ranked:
+        """The list with its first items by reward, the highest first; as it is, and counted, where that could not be had."""
+        first = made.take(slice(0, self.count))
+        ask = lambda: self._client.score(  # noqa: E731
+            context.to_message(), first.item_ids.tolist(), made.index_version, self.budget_s
+        )
+        try:
+            scores = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, ask), self.budget_s)
+        except (RewardError, TimeoutError) as error:
+            RECOMMEND_UNSELECTED.inc()
+            log.warning("a list was not put in order: %s", error or "no answer in time")
+            return made
+        order = np.argsort(-np.asarray(scores.rewards), kind="stable")
+        rest = np.arange(len(first), len(made))
+        return replace(made.take(np.concatenate((order, rest))), reward_version=scores.reward_version)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._threads.shutdown(cancel_futures=True)
+        self._client.close()

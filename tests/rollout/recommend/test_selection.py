@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from common.context import Context
+from rollout.recommend.pools import Ranked
+from rollout.recommend.selection import Selection
+from tests.rollout.reward_stub import Reply, RewardStub, scores_of
+
+ITEMS = [3, 19, 5, 27, 8]
+MADE = Ranked(np.array(ITEMS), np.arange(10, dtype=np.float32).reshape(5, 2), 4, 1, 0.0)
+
+
+def selected(stub: RewardStub, count: int, budget_s: float = 5.0) -> Ranked:
+    selection = Selection(stub.url, count, budget_s)
+    try:
+        return asyncio.run(selection.ordered(MADE, Context(1, 86_400_000)))
+    finally:
+        selection.close()
+
+
+def test_the_first_items_come_by_reward_and_the_others_stay() -> None:
+    with RewardStub() as stub:
+        found = selected(stub, count=4)
+        assert found.item_ids.tolist() == [19, 27, 5, 3, 8]
+        assert found.log_probs[:, 0].tolist() == [2.0, 6.0, 4.0, 0.0, 8.0]
+        assert (found.reward_version, found.parameter_version) == ("stub-1", 4)
+        assert [sorted(scores_of(ITEMS[:4]), reverse=True)] == [scores_of(found.item_ids.tolist()[:4])]
+        assert stub.requests[0].item_ids == ITEMS[:4]
+
+
+@pytest.mark.parametrize("reply", [Reply(status=503), Reply(body=b"nonsense"), Reply(delay_s=30.0)])
+def test_a_list_that_could_not_be_ordered_is_served_as_it_is(reply: Reply) -> None:
+    with RewardStub([reply]) as stub:
+        found = selected(stub, count=4, budget_s=0.2)
+        stub.release()
+    assert found is MADE
