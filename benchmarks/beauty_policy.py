@@ -43,6 +43,7 @@ from rollout.engine import GenerationEngine
 from rollout.evaluation import Baselines, leave_one_out, leave_one_out_set, retrieval_scores
 from tokenizer_job.job import build_index
 from trainer.optimizer import build_optimizer
+from trainer.prefetch import ahead
 from trainer.pretraining import Fitter, by_length, schedule
 from trainer.step import SftSample
 
@@ -198,11 +199,12 @@ def measure_seed(
         for epoch in range(1, pretrain.history_epochs + 1):
             policy.train()
             shuffled = by_length([samples[i] for i in rng.permutation(len(samples))], pretrain.batch_contexts, rng)
-            losses = []
-            for start in range(0, len(shuffled), pretrain.batch_contexts):
+            losses, size = [], pretrain.batch_contexts
+            batches = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+            for _, shares in ahead(batches, fitter.shares):
                 done += 1
                 optimizer.scale_learning_rate(schedule(done, total, pretrain.warmup_share))
-                losses.append(fitter.fit(shuffled[start : start + pretrain.batch_contexts]))
+                losses.append(fitter.fit(shares))
                 average.update_parameters(policy)
             if epoch % VALIDATE_EVERY and epoch != pretrain.history_epochs:
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from common.context import Context, UserEvents
-from common.features import Featurizer
+from common.features import Featurizer, PolicyInputs
 from common.history import context_events
 from common.item_index import ItemIndex
 from common.messages import POSITIVE
@@ -29,6 +30,7 @@ from trainer.item_teacher import ItemTeacher
 from trainer.objectives import next_token_loss
 from trainer.optimizer import PolicyOptimizer, apply_gradients, build_optimizer
 from trainer.parallel import Ranks
+from trainer.prefetch import ahead
 from trainer.step import SftSample, pad_targets
 
 IntArray = npt.NDArray[np.int64]
@@ -107,9 +109,9 @@ def pretrain(
     policy.train()
     curves: dict[str, list[float]] = {}
     with closing(Fitter(policy, optimizer, Featurizer(policy.settings, index), settings, ranks)) as fitter:
-        for done, (phase, samples) in enumerate(_batches(plan, batch), 1):
+        for done, ((phase, _), shares) in enumerate(ahead(_batches(plan, batch), lambda one: fitter.shares(one[1])), 1):
             optimizer.scale_learning_rate(schedule(done, total, phases.warmup_share))
-            curves.setdefault(phase, []).append(fitter.fit(samples))
+            curves.setdefault(phase, []).append(fitter.fit(shares))
             progress(phase, done, total, float(np.mean(curves[phase][-50:])))
     return curves
 
@@ -142,6 +144,17 @@ def _batches(plan: list[tuple[str, list[SftSample]]], size: int) -> Iterator[tup
             yield phase, samples[start : start + size]
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A worker's part of a batch, on the policy's device: T targets, padded, of R contexts."""
+
+    inputs: PolicyInputs
+    codes: Tensor  # (R, T, K)
+    mask: Tensor  # (R, T)
+    weight: float
+    """Its share of all ranks' targets."""
+
+
 class Fitter:
     """Fits batches with worker threads: each takes every n-th sample, and the gradients are summed in a fixed order.
 
@@ -167,12 +180,16 @@ class Fitter:
         self.workers = 1 if policy.settings.dropout else settings.pretrain.workers
         self.pool = ThreadPoolExecutor(self.workers)
 
-    def fit(self, samples: list[SftSample]) -> float:
-        """One optimizer step; the loss per target."""
+    def shares(self, samples: list[SftSample]) -> list[Share]:
+        """What this rank's workers fit of a batch that all ranks are given. A pure function: it may be made ahead."""
         targets = sum(len(sample.codes) for sample in samples)
         own = samples[self.ranks.rank :: self.ranks.world]
-        shares = [share for worker in range(self.workers) if (share := own[worker :: self.workers])]
-        results = list(self.pool.map(lambda share: self._gradients(share, targets), shares))
+        parts = [part for worker in range(self.workers) if (part := own[worker :: self.workers])]
+        return [self._share(part, targets) for part in parts]
+
+    def fit(self, shares: list[Share]) -> float:
+        """One optimizer step on a batch; the loss per target."""
+        results = list(self.pool.map(self._gradients, shares))
         for parameter, *parts in zip(self.parameters, *(gradients for _, gradients, _ in results), strict=True):
             present = [part for part in parts if part is not None]
             parameter.grad = reduce(torch.add, present) if present else None
@@ -180,18 +197,20 @@ class Fitter:
         balance(self.mixtures, [routing for _, _, routing in results], self.ranks.sum)
         return float(self.ranks.sum(torch.tensor(sum(loss for loss, _, _ in results), dtype=torch.float64)))
 
-    def _gradients(self, samples: list[SftSample], targets: int) -> tuple[float, tuple[Tensor | None, ...], Routing]:
+    def _share(self, samples: list[SftSample], targets: int) -> Share:
         device = self.parameters[0].device
         codes, mask = pad_targets([sample.codes for sample in samples])
-        codes, mask = codes.to(device), mask.to(device)
         inputs = self.featurizer([sample.context for sample in samples]).to(device)
+        return Share(inputs, codes.to(device), mask.to(device), int(mask.sum()) / targets)
+
+    def _gradients(self, share: Share) -> tuple[float, tuple[Tensor | None, ...], Routing]:
+        codes, mask = share.codes, share.mask
         with Routing() as routing:
-            memory = self.policy.encode(inputs)
+            memory = self.policy.encode(share.inputs)
             logits = self.policy.session_logits(memory, codes, mask)
-        share = mask.sum().item() / targets
-        loss = next_token_loss(gather_codes(logits, codes), mask) * share
-        learned = loss if self.teacher is None else self.teacher.loss(memory, logits, codes, mask) * share
-        gradients = torch.autograd.grad(learned + routing.auxiliary_loss * share, self.parameters, allow_unused=True)
+        loss = next_token_loss(gather_codes(logits, codes), mask) * share.weight
+        learned = loss if self.teacher is None else self.teacher.loss(memory, logits, codes, mask) * share.weight
+        gradients = torch.autograd.grad(learned + routing.auxiliary_loss * share.weight, self.parameters, allow_unused=True)
         return loss.item(), gradients, routing
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ def test_pretraining_with_it_still_lowers_the_next_token_loss(share: float) -> N
     samples = [SftSample(make_context(4 * n, seed=n), index.sids[n : n + 1].astype(np.int64)) for n in range(6)]
     optimizer = build_optimizer(policy, 1e-2, 1e-2, 0.0)
     with closing(Fitter(policy, optimizer, Featurizer(PATH, index), settings)) as fitter:
-        losses = [fitter.fit(samples) for _ in range(40)]
+        losses = [fitter.fit(fitter.shares(samples)) for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]
 
 

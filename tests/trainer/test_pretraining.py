@@ -112,7 +112,7 @@ def test_workers_share_a_batch_without_changing_its_gradient_or_the_balance(tiny
         pretraining = SETTINGS.pretrain.model_copy(update={"workers": count})
         settings = SETTINGS.model_copy(update={"pretrain": pretraining, "policy": tiny})
         with closing(Fitter(policy, build_optimizer(policy, 0.0, 0.0, 0.0), Featurizer(tiny, index), settings)) as fitter:
-            losses.append(fitter.fit(samples))
+            losses.append(fitter.fit(fitter.shares(samples)))
         gradients.append([p.grad for p in policy.parameters()])
         biases.append([m.bias for m in policy.modules() if isinstance(m, MixtureOfExperts)])
     assert abs(losses[0] - losses[1]) < 1e-5
@@ -136,7 +136,7 @@ def test_the_auxiliary_loss_weighs_as_much_with_any_number_of_workers(alpha: flo
         settings = SETTINGS.model_copy(update={"pretrain": SETTINGS.pretrain.model_copy(update={"workers": workers})})
         optimizer = build_optimizer(policy, 0.0, 0.0, 0.0)
         with closing(Fitter(policy, optimizer, Featurizer(MIXED, index), settings)) as fitter:
-            fitter.fit(samples)
+            fitter.fit(fitter.shares(samples))
         gradients.append(torch.cat([p.grad.to_dense().flatten() for p in policy.parameters() if p.grad is not None]))
     plain, alone, shared = gradients
     assert torch.allclose(plain, alone, atol=1e-6, rtol=1e-4) == same
