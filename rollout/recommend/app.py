@@ -5,7 +5,7 @@ Errors are typed JSON (`common.http_service`). Load is no error: a list that is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,14 +22,16 @@ from rollout.recommend.service import RecommendService
 NOT_READY = "no parameters yet, histories not caught up, or no first list made"
 
 
-def create_app(folder: Path, endpoints: Endpoints, settings: Settings) -> FastAPI:
-    """The endpoint of a run.
+def create_app(
+    folder: Path, endpoints: Endpoints, settings: Settings, on_failure: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """The endpoint of a run; ``on_failure`` as in `RecommendService`.
 
     Raises:
         ValueError: the run folder has no item index that can be loaded, or a damaged history store.
         StreamError: the sessions topic is missing.
     """
-    service = RecommendService(folder, endpoints, settings)
+    service = RecommendService(folder, endpoints, settings, on_failure)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,5 +63,4 @@ def create_app(folder: Path, endpoints: Endpoints, settings: Settings) -> FastAP
 
 
 def _not_ready(service: RecommendService) -> Response:
-    failure = service.failure or (str(service.sessions.failure) if service.sessions.failure else "")
-    return error(503, "not_ready", failure or NOT_READY, retry=True)
+    return error(503, "not_ready", service.failure or NOT_READY, retry=True)

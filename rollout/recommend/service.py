@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,11 @@ class _Asked:
 class RecommendService:
     """Answers from one event loop; generates in one thread."""
 
-    def __init__(self, folder: Path, endpoints: Endpoints, settings: Settings) -> None:
+    def __init__(
+        self, folder: Path, endpoints: Endpoints, settings: Settings, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
+        """``on_failure`` is called, in another thread, when no list will be generated any more: start the process again."""
+        self._on_failure = on_failure
         given, self.settings = settings.recommend, settings
         self.pools = Pools(given.pool_users, given.pool_s)
         self.shedder = Shedder(given.budget_ms / 1000)
@@ -151,17 +156,22 @@ class RecommendService:
         except Exception as error:
             self.failure, self.ready = f"{type(error).__name__}: {error}", False
             log.exception("no longer generating")
+            self._on_failure()
 
     def _prepare(self) -> None:
         while not (self.recommender.swap() and self.sessions.caught_up.is_set()):
             if self._stop.wait(IDLE_S):
                 return
+            if self.sessions.failure:
+                raise RuntimeError("histories are not followed") from self.sessions.failure
         self.recommender.warm_up()
         self.ready = True
         log.info("ready with parameter version %d", self.recommender.version)
 
     def _batch(self, loop: asyncio.AbstractEventLoop, histories: Histories) -> None:
         asked = self._batches.take(IDLE_S)
+        if self.sessions.failure:
+            raise RuntimeError("histories are no longer followed") from self.sessions.failure
         self.recommender.swap()
         if not asked:
             return

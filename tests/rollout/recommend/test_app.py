@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -153,6 +154,16 @@ def test_a_batch_that_fails_fails_its_requests_and_no_others(ready: World, monke
         assert (reply.status_code, reply.json()["error"]) == (500, "internal")
         assert "lost" not in reply.text
     assert len(ready.ask().items) == 5
+
+
+def test_without_the_stream_it_is_no_longer_ready_and_says_so(ready: World) -> None:
+    failed = Event()
+    ready.service._on_failure = failed.set
+    ready.service.sessions.failure = OSError("the broker is gone")
+    assert failed.wait(10.0)
+    for reply in (ready.client.get("/readyz"), ready.client.post("/v1/recommend", json={"user_id": 1})):
+        assert reply.status_code == 503
+        assert "histories are no longer followed" in reply.json()["detail"]
 
 
 @pytest.mark.parametrize(
