@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from common import metrics
 
 NAME = re.compile(
-    r"onerec_(trainer|rollout|reward|tokenizer)(_[a-z]+)+_(total|seconds|nats|number|versions|records|norm|ratio|flops)"
+    r"onerec_(trainer|rollout|recommend|reward|tokenizer)(_[a-z]+)+_(total|seconds|nats|number|versions|records|norm|ratio|flops)"
 )
 Metric = Counter | Gauge | Histogram
 
