@@ -57,7 +57,7 @@ def kill(trainer: "subprocess.Popen[bytes]", run: TinyRun) -> None:
     trainer.kill()
     trainer.wait()
     client = redis.Redis.from_url(os.environ["ONEREC_REDIS__URL"])
-    client.delete(f"onerec:{run.folder.name}:lease")
+    client.delete(f"onerec:{run.run}:lease")
     client.close()
 
 
@@ -109,7 +109,7 @@ def test_a_frozen_generator_is_given_the_first_version_alone(tmp_path: Path, kaf
     train(run.folder, Event())
     assert final(run).state.versions == [0, 5, 10, 15, 16]
     assert ck.committed(run.folder / "checkpoints")[0] == 0
-    follower = Follower(os.environ["ONEREC_REDIS__URL"], run.folder.name, "reader", 5.0)
+    follower = Follower(os.environ["ONEREC_REDIS__URL"], run.run, "reader", 5.0)
     found = follower.fetch_newer(-1)
     follower.close()
     assert found is not None
@@ -300,7 +300,7 @@ def test_another_log_behind_the_same_name_is_refused(tmp_path: Path, kafka: str)
     (other.folder / "checkpoints").mkdir()
     for path in (run.folder / "checkpoints").iterdir():
         shutil.copytree(path, other.folder / "checkpoints" / path.name)
-    with pytest.raises(CheckpointError, match="the checkpoint's run is 'run', but here it is 'other'"):
+    with pytest.raises(CheckpointError, match=f"the checkpoint's run is '{run.run}', but here it is '{other.run}'"):
         train(other.folder, Event())
 
 

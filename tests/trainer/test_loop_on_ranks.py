@@ -85,7 +85,7 @@ def kill(ranks: list[Process], run: TinyRun) -> None:
     ranks[1].kill()
     assert await_both(ranks, 20.0)[0] == 1
     with redis.Redis.from_url(os.environ["ONEREC_REDIS__URL"]) as client:
-        client.delete(f"onerec:{run.folder.name}:lease")
+        client.delete(f"onerec:{run.run}:lease")
 
 
 def forget(run: TinyRun) -> None:

@@ -109,11 +109,16 @@ class TinyRun:
         (folder / "pretrained").mkdir()
         (folder / "pretrained" / "policy.safetensors").write_bytes(to_blob(build_policy(settings.policy, 3)))
         save_settings(settings, folder / "settings.json")
-        endpoints = {"run": folder.name, "kafka": kafka, "prefix": prefix, "reward": ""}
+        endpoints = {"run": prefix, "kafka": kafka, "prefix": prefix, "reward": ""}
         (folder / "endpoints.json").write_text(json.dumps(endpoints))
         if topics:
             create_topics(kafka, prefix, settings.stream.partitions, settings.stream.timeout_s)
         return TinyRun(folder, settings, kafka, prefix)
+
+    @property
+    def run(self) -> str:
+        """Its name, no other test's: they share one broker and one message queue."""
+        return self.prefix
 
     def topic(self, name: str) -> str:
         return topic_name(self.prefix, name)
@@ -137,5 +142,5 @@ class TinyRun:
         return ends
 
     def tell_end(self, ends: dict[int, int]) -> None:
-        told = {"run": self.folder.name, "ends": {str(p): last for p, last in ends.items()}}
+        told = {"run": self.run, "ends": {str(p): last for p, last in ends.items()}}
         (self.folder / "replay.json").write_text(json.dumps(told))
