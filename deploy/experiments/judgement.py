@@ -26,10 +26,10 @@ def judge(policy: Policy, laboratory: Laboratory, contexts: Sequence[Context], w
 
     ``KIND@K``: the best among the items of a constrained beam of each width K, of the true reward and of each of its parts
     (Pass@K); ``mean_reward@K``: their mean. Means over a list, the first ``shown`` items of a constrained beam of
-    `LIST_WIDTH`: ``list_reward``, ``list_learned`` and ``list_evaluator`` (P-Scores of the model that scores rollouts and of
+    `LIST_WIDTH`: ``list_reward``, ``list_learned`` and ``list_evaluator`` (by the model that scores rollouts and by
     the other one), ``list_viral`` (share), ``list_log_duration`` (of seconds) and the parts of the true reward, such as
-    ``list_like``. The same as ``selected_…`` of those items of the beam that the first model prefers. ``legality``: share of
-    items among the candidates of a free beam of `LIST_WIDTH`.
+    ``list_like``. The same as ``selected_…`` of those items of the beam that the first model prefers, and as ``p_score_…``
+    of those that its P-Score prefers. ``legality``: share of items among the candidates of a free beam of `LIST_WIDTH`.
     """
     found: Figures = {}
     for width in sorted({*widths, LIST_WIDTH}):
@@ -39,8 +39,9 @@ def judge(policy: Policy, laboratory: Laboratory, contexts: Sequence[Context], w
                 _add(found, _pass(laboratory, context, items, width))
             if width == LIST_WIDTH:
                 _add(found, _list("list", laboratory, context, items[:shown]))
-                preferred = np.argsort(-laboratory.learned(context, items), kind="stable")[:shown]
-                _add(found, _list("selected", laboratory, context, items[preferred]))
+                for name, source in (("selected", laboratory.learned), ("p_score", laboratory.p_score)):
+                    preferred = np.argsort(-source(context, items), kind="stable")[:shown]
+                    _add(found, _list(name, laboratory, context, items[preferred]))
     free = GenerationEngine(policy, laboratory.index, LIST_WIDTH)
     found["legality"] = [float((items != NO_ITEM).mean()) for items in _generated(free, contexts)]
     return found

@@ -5,10 +5,11 @@ Everything is made once below a cache folder. Shape legend: U users judged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,13 @@ from common.context import DAY_MS, Context, UserEvents
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM, Label
 from common.session_log import SessionLog
-from common.settings import RlSettings, Settings
+from common.settings import RewardSettings, RlSettings, Settings
 from deploy.data.simulator_world import World
 from deploy.experiments.own_traffic import answer
 from reward_service.artefact import Artefact, load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
-from reward_service.rewards import IndustrialReward
+from reward_service.labels import TOWERS
+from reward_service.rewards import IndustrialReward, Rewards
 from reward_service.training import train_preference_model
 from rollout.engine import Candidates
 from trainer.duration_reward import duration_bucket, play_ranks
@@ -34,6 +36,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+Term = Literal["p_score", "ltr", "wtr", "cmtr"]
+"""A probability of a preference model; see `reward.terms`."""
+P_SCORE: Final = "p_score"
 HALVES = ("learned", "evaluator")
 
 
@@ -57,20 +62,21 @@ class TrueReward:
 
 
 class LearnedReward:
-    """The P-Score of a preference model."""
+    """The mean of some of a preference model's probabilities, as the reward service combines them."""
 
-    def __init__(self, artefact: Artefact, index: ItemIndex) -> None:
+    def __init__(self, artefact: Artefact, index: ItemIndex, terms: Sequence[Term]) -> None:
         self.model, self.shape = artefact.model, artefact.card.shape
         self.builder = InputBuilder(self.shape, index)
+        self.rewards = Rewards(RewardSettings(terms=dict.fromkeys(terms, 1.0)))
 
     @torch.inference_mode()
     def __call__(self, context: Context, item_ids: Ints) -> Floats:
-        """P-Scores in 0..1."""
+        """Rewards in 0..1."""
         rows = self.builder.index.rows(item_ids)
         targets = Targets(np.zeros(len(rows), np.int64), rows, np.full(len(rows), context.tab, np.int64))
         outputs = self.model(self.builder(Requests.of_contexts([context], self.shape), targets))
-        p: Floats = outputs.p.sigmoid().double().numpy()
-        return p
+        towers = dict(zip(TOWERS, outputs.towers.sigmoid().double().numpy().T, strict=True))
+        return self.rewards(towers | {P_SCORE: outputs.p.sigmoid().double().numpy()}, self.builder.index, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +94,18 @@ class DampenedReward:
 
 @dataclass(frozen=True, eq=False)
 class Laboratory:
-    """A plan's sessions and what is known of their world."""
+    """A plan's sessions and what is known of their world. ``terms`` are what rollouts are scored by."""
 
     plan: Plan
     folder: Path
     sessions: Sessions
+    terms: tuple[Term, ...]
 
     @staticmethod
-    def open(plan: Plan, cache: Path, on_progress: Say) -> Laboratory:
+    def open(plan: Plan, cache: Path, on_progress: Say, terms: tuple[Term, ...]) -> Laboratory:
         """The laboratory of a plan, made now unless it is there already."""
         folder = make(plan, cache, on_progress)
-        laboratory = Laboratory(plan, folder, read(plan, folder))
+        laboratory = Laboratory(plan, folder, read(plan, folder), terms)
         log = SessionLog.open(folder / "log")
         for half, name in enumerate(HALVES):
             if not (folder / name / "reward").exists():
@@ -125,13 +132,18 @@ class Laboratory:
 
     @cached_property
     def learned(self) -> LearnedReward:
-        """The preference model that scores rollouts, of the days before and of one half of the users."""
-        return LearnedReward(load_artefact(self.folder / HALVES[0] / "reward"), self.index)
+        """What scores rollouts: a preference model of the days before and of one half of the users."""
+        return LearnedReward(load_artefact(self.folder / HALVES[0] / "reward"), self.index, self.terms)
+
+    @cached_property
+    def p_score(self) -> LearnedReward:
+        """That model's P-Score."""
+        return LearnedReward(load_artefact(self.folder / HALVES[0] / "reward"), self.index, (P_SCORE,))
 
     @cached_property
     def evaluator(self) -> LearnedReward:
         """A preference model of the other half and another seed, which scores no rollouts: it tells reward hacking."""
-        return LearnedReward(load_artefact(self.folder / HALVES[1] / "reward"), self.index)
+        return LearnedReward(load_artefact(self.folder / HALVES[1] / "reward"), self.index, self.terms)
 
     @cached_property
     def log(self) -> SessionLog:

@@ -14,6 +14,7 @@ from benchmarks.simulated_sessions import Say
 from deploy.experiments.trials import START, Design, ExperimentResult, Trials, found, higher, run_trials
 
 NAME = "tr22"
+SELECTED = {"selected": "the mean of like, follow and comment", "p_score": "the P-Score"}
 KINDS = ("reward", "like", "follow", "comment", "evaluator")
 PAPER = {
     "percent over the cascade, OneRec alone and with selection": {
@@ -38,19 +39,20 @@ def assess(trials: Trials, design: Design) -> ExperimentResult:
     """What the starts' two lists come to."""
     runs = trials[START]
     claims = [
-        higher(f"selection raises the {kind} of a list", runs, runs, f"selected_{kind}", f"list_{kind}") for kind in KINDS
+        higher(f"selection by {by} raises the {kind} of a list", runs, runs, f"{prefix}_{kind}", f"list_{kind}")
+        for prefix, by in SELECTED.items()
+        for kind in KINDS
     ]
     return found(NAME, "OneRec technical report, table 12", PAPER, claims, trials, design)
 
 
 def plot(axes: Any, result: ExperimentResult) -> bool:
     """What selection adds to every figure, every seed."""
-    for seed in range(len(SEEDS)):
-        gains = [
-            100 * (result.figures[f"selected_{kind}"][START][seed] / result.figures[f"list_{kind}"][START][seed] - 1)
-            for kind in KINDS
-        ]
-        axes.plot(KINDS, gains, marker="o", label=f"seed {seed}")
+    of = result.figures
+    for k, (prefix, by) in enumerate(SELECTED.items()):
+        for seed in range(len(SEEDS)):
+            gains = [100 * (of[f"{prefix}_{kind}"][START][seed] / of[f"list_{kind}"][START][seed] - 1) for kind in KINDS]
+            axes.plot(KINDS, gains, marker="o", color=f"C{k}", label=f"by {by}" if seed == 0 else None)
     axes.set(title="Selection by the reward model", ylabel="over the most probable items, %")
     axes.legend()
     return True

@@ -21,7 +21,7 @@ from benchmarks.simulated_sessions import Plan, Say
 from common.policy import Policy, build_policy, load_weights, to_blob
 from common.settings import Positive, Section
 from deploy.experiments.judgement import judge
-from deploy.experiments.laboratory import Laboratory
+from deploy.experiments.laboratory import Laboratory, Term
 from deploy.experiments.reinforcement import Arm, Schedule, Start, fine_tune, reinforce
 from rollout.evaluation import paired_bootstrap
 
@@ -45,6 +45,9 @@ class Design(Section):
 
     plan: Plan = Plan(steps=6_250)
     """Its sessions; how long training takes say ``start`` and ``schedule``."""
+    reward: tuple[Term, ...] = ("ltr", "wtr", "cmtr")
+    """What rollouts are scored by: the mean of these probabilities of the preference model. The simulator's true reward
+    hardly depends on durations, its clicks and views do, and with them the P-Score (see tr22)."""
     start: Start = Start()
     schedule: Schedule = Schedule()
     judging: Judging = Judging()
@@ -90,7 +93,7 @@ def run_trials(
     design: Design, arms: Sequence[Arm], seeds: Sequence[int], cache: Path, on_progress: Say, workers: int | None = None
 ) -> Trials:
     """All arms with all seeds. Experiments of one design share the starts, and the arms that they have in common."""
-    Laboratory.open(design.plan, cache, on_progress)
+    Laboratory.open(design.plan, cache, on_progress, design.reward)
     begin = partial(begin_one, design, cache, on_progress)
     kept = Kept(cache / "starts.jsonl", Trial)
     key = _start_key(design)
@@ -104,9 +107,13 @@ class _Beginning(Section):
     name: str = START
 
 
+class _Scored(Section):
+    reward: tuple[Term, ...]
+
+
 def begin_one(design: Design, cache: Path, on_progress: Say, _: _Beginning, seed: int) -> Trial:
     """Fine-tune and judge the start of a seed; its weights are kept in the cache folder, for other judges too."""
-    began, laboratory = time.monotonic(), _laboratory(design.plan, cache)
+    began, laboratory = time.monotonic(), _laboratory(design.plan, design.reward, cache)
     path = _start_file(design, cache, seed)
     if not path.exists():
         temporary = path.with_suffix(".tmp")
@@ -118,7 +125,7 @@ def begin_one(design: Design, cache: Path, on_progress: Say, _: _Beginning, seed
 
 def reinforce_one(design: Design, cache: Path, on_progress: Say, arm: Arm, seed: int) -> Trial:
     """Train one arm from its seed's start and judge it."""
-    began, laboratory = time.monotonic(), _laboratory(design.plan, cache)
+    began, laboratory = time.monotonic(), _laboratory(design.plan, design.reward, cache)
     start = _start(design, cache, seed)
     policy, course = reinforce(arm, design.schedule, laboratory, start, seed, on_progress)
     curves = {
@@ -202,7 +209,7 @@ def _told(trial: Trial) -> str:
 
 
 def _start_key(design: Design) -> str:
-    return key_of(design.plan, design.start, design.judging)
+    return key_of(design.plan, design.start, design.judging, _Scored(reward=design.reward))
 
 
 def _start(design: Design, cache: Path, seed: int) -> Policy:
@@ -216,8 +223,8 @@ def _start_file(design: Design, cache: Path, seed: int) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _laboratory(plan: Plan, cache: Path) -> Laboratory:
-    return Laboratory.open(plan, cache, lambda _: None)
+def _laboratory(plan: Plan, reward: tuple[Term, ...], cache: Path) -> Laboratory:
+    return Laboratory.open(plan, cache, lambda _: None, reward)
 
 
 def _points(values: list[float], of: Any) -> list[float]:

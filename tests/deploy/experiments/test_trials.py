@@ -28,6 +28,7 @@ from tests.benchmarks.small_arms import PLAN, SMALL
 RL = RlSettings(group_size=16, lambda_preference=1.0, lambda_format=0.5, format_samples=4)
 DESIGN = Design(
     plan=PLAN,
+    reward=("p_score", "ltr"),
     start=Start(policy=compact(8, **SMALL), steps=60, batch=8, learning_rate=3e-3),
     schedule=Schedule(steps=12, batch=8, groups=2, publish_every=4, learning_rate=1e-3),
     judging=Judging(users=12, widths=[2, 8]),
@@ -42,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def laboratory(cache: Path) -> Laboratory:
-    return Laboratory.open(PLAN, cache, lambda _: None)
+    return Laboratory.open(PLAN, cache, lambda _: None, DESIGN.reward)
 
 
 def test_users_are_judged_at_their_first_held_out_request(laboratory: Laboratory) -> None:
@@ -59,14 +60,15 @@ def test_users_are_judged_at_their_first_held_out_request(laboratory: Laboratory
 def test_both_rewards_score_items_and_nothing_else(laboratory: Laboratory) -> None:
     context, items = laboratory.users(1)[0], laboratory.index.item_ids[:5].copy()
     items[2] = -1
-    for source in (laboratory.truth, laboratory.learned, laboratory.evaluator):
+    for source in (laboratory.truth, laboratory.learned, laboratory.p_score, laboratory.evaluator):
         rewards = rewards_of(source, context, items)
         assert rewards[2] is None
         scored = [reward for reward in rewards if reward is not None]
         assert len(scored) == 4
         assert all(0 < reward < 1 for reward in scored)
         assert len(set(scored)) > 1
-    assert rewards_of(laboratory.learned, context, items) != rewards_of(laboratory.evaluator, context, items)
+    found = [rewards_of(one, context, items) for one in (laboratory.learned, laboratory.p_score, laboratory.evaluator)]
+    assert found[0] != found[1] != found[2] != found[0]
     world = laboratory.truth.world
     assert rewards_of(laboratory.truth, context, items)[0] == pytest.approx(
         float(world.expected_reward(context.user_id, int(items[0]), laboratory.day))
@@ -129,6 +131,8 @@ def test_figures_by_hand(laboratory: Laboratory) -> None:
     assert figures["selected_reward"][3] == pytest.approx(truth[preferred].mean(), abs=1e-6)
     assert figures["selected_learned"][3] == pytest.approx(scores[preferred].mean(), abs=1e-6)
     assert figures["selected_learned"][3] > figures["list_learned"][3]
+    p_scores = laboratory.p_score(contexts[3], shown.item_ids)
+    assert figures["p_score_reward"][3] == pytest.approx(truth[np.argsort(-p_scores, kind="stable")[:10]].mean(), abs=1e-6)
     [free] = GenerationEngine(policy, laboratory.index, LIST_WIDTH).generate([contexts[3]])
     assert figures["legality"][3] == free.legality
 
@@ -174,7 +178,7 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
 def _figures() -> list[tuple[str, int]]:
     kinds = [(f"{kind}@{k}", k) for kind in tr06.KINDS for k in (4, 8, 16, 64, 512)]
     of_lists = ("reward", "evaluator", "learned", "viral", "log_duration", "like", "follow", "comment")
-    lists = [(f"{name}_{figure}", 0) for name in ("list", "selected") for figure in of_lists]
+    lists = [(f"{name}_{figure}", 0) for name in ("list", "selected", "p_score") for figure in of_lists]
     return [*kinds, *((f"mean_reward@{k}", 0) for k in (4, 16, 64)), ("legality", 0), *lists]
 
 
@@ -223,11 +227,12 @@ def test_pass_at_k() -> None:
 
 def test_selection_must_raise_every_figure() -> None:
     both = trials({START: 0.4})
-    assert verdicts(tr22.assess(both, Design()).claims) == [False] * len(tr22.KINDS)
+    kinds = len(tr22.KINDS)
+    assert verdicts(tr22.assess(both, Design()).claims) == [False] * 2 * kinds
     for one in both[START]:
         for kind in tr22.KINDS[1:]:
             one.users[f"selected_{kind}"] = (1.1 * np.array(one.users[f"list_{kind}"])).tolist()
-    assert verdicts(tr22.assess(both, Design()).claims) == [False] + [True] * (len(tr22.KINDS) - 1)
+    assert verdicts(tr22.assess(both, Design()).claims) == [False] + [True] * (kinds - 1) + [False] * kinds
 
 
 def test_a_gain_that_shrinks() -> None:
