@@ -72,7 +72,7 @@ class RolloutWorker:
         self._rewards = RewardClient(endpoints.reward)
         redis = self.settings.redis
         self._told: Counter[str] = Counter()
-        self._follower = Follower(redis.url.get_secret_value(), self.run, name, redis.timeout_s)
+        self._follower = Follower(redis.url.get_secret_value(), self.run, name, redis.timeout_s, folder)
         self._await_first_version(first_version_s)
         prefer_latency()
 

@@ -29,8 +29,8 @@ class Channel(Protocol):
     def publish(self, version: int, blob: bytes) -> float:
         """Put a version out; seconds taken."""
 
-    def manifest_missing(self) -> bool:
-        """Whether the queue has no manifest."""
+    def incomplete(self) -> bool:
+        """Whether a reader could not have the newest version."""
 
     def renew(self) -> None:
         """Keep the lease."""
@@ -108,7 +108,7 @@ class BackgroundPublisher:
 
     def _look(self) -> None:
         version = self._announced
-        if version >= 0 and (version != self.published or self._channel.manifest_missing()):
+        if version >= 0 and (version != self.published or self._channel.incomplete()):
             self._publish(version)
             with self._changed:
                 self.published, self._error = version, None

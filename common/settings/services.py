@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
@@ -70,6 +70,9 @@ class RecommendSettings(Section):
     """The reward service puts this many of the most probable items in order, the best first; 0 leaves them as they are."""
     select_ms: Annotated[float, Field(gt=0)] = 100.0
     """What it gets for that; a list that it did not order in time is served as it is."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """In which the parameters come. bf16 is half as many bytes; lists then carry no log-probabilities, as these would not be
+    those of the trainer's parameters."""
     pool_users: Positive = 100_000
     """Users of whom generated items that were not served are kept."""
     pool_s: Annotated[float, Field(gt=0)] = 3600.0

@@ -47,7 +47,8 @@ class Recommender:
         with ExitStack() as opened:
             self._indexes = opened.enter_context(closing(IndexFollower(folder / "index")))
             url = redis.url.get_secret_value()
-            self._follower = opened.enter_context(closing(Follower(url, endpoints.run, READER, redis.timeout_s)))
+            follower = Follower(url, endpoints.run, READER, redis.timeout_s, folder, settings.recommend.precision)
+            self._follower = opened.enter_context(closing(follower))
             self._lookout = opened.enter_context(closing(Lookout[tuple[int, Policy]]("parameter-loader")))
             self._opened = opened.pop_all()
 

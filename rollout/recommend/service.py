@@ -132,6 +132,8 @@ class RecommendService:
         RECOMMEND_LISTS.labels(source=source).inc()
         items = [] if shown is None else shown.item_ids.tolist()
         log_probs = [] if shown is None else shown.log_probs.tolist()
+        if self.settings.recommend.precision != "fp32":
+            log_probs = [[]] * len(items)
         found = [Recommendation(item_id=item, generated=own) for item, own in zip(items, log_probs, strict=True)]
         if len(items) < request.count:
             taken = np.concatenate((self.pools.served(request.user_id), np.asarray([*items, *request.exclude], np.int64)))

@@ -109,7 +109,7 @@ def test_a_frozen_generator_is_given_the_first_version_alone(tmp_path: Path, kaf
     train(run.folder, Event())
     assert final(run).state.versions == [0, 5, 10, 15, 16]
     assert ck.committed(run.folder / "checkpoints")[0] == 0
-    follower = Follower(os.environ["ONEREC_REDIS__URL"], run.run, "reader", 5.0)
+    follower = Follower(os.environ["ONEREC_REDIS__URL"], run.run, "reader", 5.0, tmp_path)
     found = follower.fetch_newer(-1)
     follower.close()
     assert found is not None

@@ -30,7 +30,7 @@ class FakeChannel:
             self.changed.notify_all()
         return 0.1
 
-    def manifest_missing(self) -> bool:
+    def incomplete(self) -> bool:
         return self.missing
 
     def renew(self) -> None:

@@ -76,12 +76,16 @@ def await_that(what: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path, kafka: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(
+    tmp_path: Path, kafka: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[World]:
+    """A test's own settings are its parameter."""
     monkeypatch.setenv("ONEREC_REDIS__URL", redis_url)
     run, prefix = uuid.uuid4().hex, f"recommend{uuid.uuid4().hex[:8]}"
     create_topics(kafka, prefix, PARTITIONS, 10.0)
     told = {"run": run, "kafka": kafka, "prefix": prefix, "reward": "http://127.0.0.1:1"}
-    write_run(tmp_path, told, [f"stream.partitions={PARTITIONS}", "recommend.beam=64", "recommend.budget_ms=5000"])
+    own = getattr(request, "param", ())
+    write_run(tmp_path, told, [f"stream.partitions={PARTITIONS}", "recommend.beam=64", "recommend.budget_ms=5000", *own])
     write_log(tmp_path / "log")
     settings, endpoints = load_settings(tmp_path / "settings.json"), Endpoints.read(tmp_path)
     with (
@@ -117,6 +121,15 @@ def test_a_list_is_of_items_that_the_user_has_not_seen_and_says_where_it_came_fr
     assert all(len(one.generated) == LEVELS for one in found.items)
     scores = [sum(one.generated) for one in found.items]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("world", [["recommend.precision=bf16"]], indirect=True)
+def test_with_bf16_parameters_lists_carry_no_log_probabilities(world: World) -> None:
+    world.publish(0)
+    await_that(lambda: world.client.get("/readyz").status_code == 200)
+    found = world.ask(user_id=1, count=4)
+    assert (len(found.items), found.source, found.parameter_version) == (4, "generated", 0)
+    assert [one.generated for one in found.items] == [[]] * 4
 
 
 def test_the_next_list_of_a_user_repeats_nothing(ready: World) -> None:

@@ -4,36 +4,43 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import torch
+from filelock import FileLock
+from safetensors.torch import save
 
-from common import parameter_channel
-from common.parameter_channel import CHUNK_BYTES, ChannelError, Follower, Publisher
+from common.parameter_channel import CHUNK_BYTES, ChannelError, Follower, Precision, Publisher, publisher
+from common.parameter_channel.wire import halved
 from deploy.local.embedded import start_redis
 from deploy.local.processes import free_port
 
 BLOB = bytes(range(256)) * (CHUNK_BYTES // 256) + b"the second chunk"
 numbers = itertools.count()
+CHUNK = {"key": "k", "nbytes": 1, "xxh3_128": ""}
 
 
 class Room:
     """A fresh run on the embedded Redis; everything opened through it is closed at the end."""
 
-    def __init__(self, url: str) -> None:
-        self.url, self.run = url, f"run{next(numbers)}"
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.run, self.folder = url, f"run{next(numbers)}", folder
         self.stack = ExitStack()
         self.redis: Any = self.stack.enter_context(redis.Redis.from_url(url))
 
     def publisher(self, timeout_s: float = 5.0) -> Publisher:
         return self.stack.enter_context(closing(Publisher(self.url, self.run, 60, timeout_s)))
 
-    def follower(self, reader: str = "actor-0") -> Follower:
-        return self.stack.enter_context(closing(Follower(self.url, self.run, reader, 5.0)))
+    def follower(self, reader: str = "actor-0", machine: str = "", precision: Precision = "fp32") -> Follower:
+        """Those of one machine share what they fetch."""
+        folder = self.folder / machine
+        return self.stack.enter_context(closing(Follower(self.url, self.run, reader, 5.0, folder, precision)))
 
     def keys(self, kind: str) -> list[str]:
         return sorted(key.decode() for key in self.redis.scan_iter(f"onerec:{self.run}:{kind}*"))
@@ -44,18 +51,18 @@ class Room:
 
 
 @pytest.fixture
-def room(redis_url: str) -> Iterator[Room]:
-    opened = Room(redis_url)
+def room(redis_url: str, tmp_path: Path) -> Iterator[Room]:
+    opened = Room(redis_url, tmp_path)
     with opened.stack:
         yield opened
 
 
 def test_a_late_joiner_gets_the_newest_version_whole(room: Room) -> None:
     publisher = room.publisher()
-    assert publisher.manifest_missing()
+    assert publisher.incomplete()
     assert publisher.publish(3, b"older") > 0
     publisher.publish(7, BLOB)
-    assert not publisher.manifest_missing()
+    assert not publisher.incomplete()
     follower = room.follower()
     assert follower.fetch_newer(-1) == (7, BLOB)
     assert follower.fetch_newer(7) is None
@@ -90,9 +97,11 @@ def test_a_torn_chunk_is_refused_once_and_used_when_mended(room: Room, damage: s
     ("fields", "reason"),
     [
         ({"run": "another"}, "run"),
-        ({"version": 4}, "version"),
-        ({"fencing": 1, "version": 6}, "fencing"),
+        ({"version": 4, "parts": {"fp32": [{"version": 4, "xxh3_128": "", "chunks": [CHUNK]}]}}, "version"),
+        ({"fencing": 1}, "fencing"),
         ({"a": 0}, "manifest"),
+        ({"version": 4}, "manifest"),
+        ({"parts": {}}, "manifest"),
     ],
 )
 def test_what_must_not_be_used_is_refused_and_counted(room: Room, fields: dict[str, object], reason: str) -> None:
@@ -105,9 +114,11 @@ def test_what_must_not_be_used_is_refused_and_counted(room: Room, fields: dict[s
     assert follower.refused == {reason: 1}
 
 
-def test_a_manifest_whose_sizes_disagree_is_refused(room: Room) -> None:
+def test_a_manifest_whose_chunks_do_not_give_the_parameters_is_refused(room: Room) -> None:
     room.publisher().publish(1, b"blob")
-    room.change_manifest(nbytes=10**15)
+    parts = json.loads(room.redis.get(f"onerec:{room.run}:manifest"))["parts"]
+    parts["fp32"][0]["xxh3_128"] = "another"
+    room.change_manifest(parts=parts)
     follower = room.follower()
     assert follower.fetch_newer(0) is None
     assert follower.refused == {"chunk": 1}
@@ -132,7 +143,7 @@ def test_versions_go_forward_and_never_change_their_bytes(room: Room) -> None:
 
 def test_old_versions_go_once_every_live_reader_has_moved_on(room: Room) -> None:
     publisher, first, second = room.publisher(), room.follower("actor-0"), room.follower("actor-1")
-    chunk = f"onerec:{room.run}:chunk:%d:{publisher.fencing}:0"
+    chunk = f"onerec:{room.run}:chunk:%d:{publisher.fencing}:fp32:0"
     publisher.publish(1, b"one")
     publisher.publish(2, b"two")
     first.acknowledge(1)
@@ -166,7 +177,7 @@ def test_versions_expire_by_themselves_but_the_newest_is_kept_alive(room: Room, 
 
 
 def test_one_publisher_at_a_time(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parameter_channel, "LEASE_S", 0.3)
+    monkeypatch.setattr(publisher, "LEASE_S", 0.3)
     first = room.publisher()
     started = time.monotonic()
     second = room.publisher()  # waits until the silent first one's lease has run out
@@ -176,11 +187,11 @@ def test_one_publisher_at_a_time(room: Room, monkeypatch: pytest.MonkeyPatch) ->
         first.publish(1, b"blob")
     with pytest.raises(ChannelError, match="lease is lost"):
         first.renew()
-    assert second.manifest_missing()
+    assert second.incomplete()
     first.close()  # gives back nothing that is not its own
-    monkeypatch.setattr(parameter_channel, "LEASE_S", 5.0)
+    monkeypatch.setattr(publisher, "LEASE_S", 5.0)
     second.renew()
-    monkeypatch.setattr(parameter_channel, "LEASE_S", 0.1)
+    monkeypatch.setattr(publisher, "LEASE_S", 0.1)
     with pytest.raises(ChannelError, match="another publisher holds the lease"):
         room.publisher(timeout_s=0.2)
 
@@ -203,7 +214,7 @@ def test_a_redis_restarted_empty_is_filled_again_with_a_higher_fencing_number(tm
     with (
         redis.Redis.from_url(url) as client,
         closing(Publisher(url, "run", 60, 5.0)) as publisher,
-        closing(Follower(url, "run", "actor-0", 5.0)) as follower,
+        closing(Follower(url, "run", "actor-0", 5.0, tmp_path)) as follower,
     ):
         publisher.publish(1, b"blob")
         assert follower.fetch_newer(0) == (1, b"blob")
@@ -211,7 +222,7 @@ def test_a_redis_restarted_empty_is_filled_again_with_a_higher_fencing_number(tm
         client.flushall()
         publisher.renew()
         assert publisher.fencing > fencing
-        assert publisher.manifest_missing()
+        assert publisher.incomplete()
         publisher.publish(1, b"blob")
         assert follower.fetch_newer(1) is None
         publisher.publish(2, b"blob 2")
@@ -226,11 +237,134 @@ def test_a_redis_restarted_empty_is_filled_again_with_a_higher_fencing_number(tm
             assert url.split(":")[2].split("@")[0] not in str(caught.value)
 
 
-def test_an_absent_or_misspelt_redis_is_named_without_its_password() -> None:
+def test_an_absent_or_misspelt_redis_is_named_without_its_password(tmp_path: Path) -> None:
     port = free_port()
     with pytest.raises(ChannelError, match=rf"Redis at 127\.0\.0\.1:{port}, run run: .*refused") as caught:
         Publisher(f"redis://:secret@127.0.0.1:{port}/0", "run", 60, 0.5)
     assert "secret" not in str(caught.value)
     with pytest.raises(ChannelError, match=r"redis\.url must be redis://") as caught:
-        Follower("http://:secret@host", "run", "actor-0", 0.5)
+        Follower("http://:secret@host", "run", "actor-0", 0.5, tmp_path)
     assert "secret" not in str(caught.value)
+
+
+def parameters(rows: Sequence[int] = (), value: float = 1.0) -> bytes:
+    """A table of which some rows were trained, and a small weight."""
+    table = torch.arange(4000.0).view(1000, 4)
+    table[list(rows)] += value
+    return save({"table": table, "weight": torch.full((3,), value)})
+
+
+def parts(room: Room, precision: Precision = "fp32") -> list[int]:
+    """Bytes on the wire of each part of the newest version."""
+    manifest = json.loads(room.redis.get(f"onerec:{room.run}:manifest"))
+    return [sum(chunk["nbytes"] for chunk in part["chunks"]) for part in manifest["parts"][precision]]
+
+
+def test_rows_that_changed_travel_alone_and_readers_get_every_version_whole(room: Room) -> None:
+    publisher, first = room.publisher(), room.follower("actor-0", "a")
+    versions = [parameters(range(k, 10 * k), k) for k in range(8)]
+    for version, blob in enumerate(versions[:4]):
+        publisher.publish(version, blob)
+        assert first.fetch_newer(-1) == (version, blob)
+        first.acknowledge(version)
+    whole, *changes = parts(room)
+    assert whole == len(versions[0])
+    assert max(changes) < 0.15 * whole
+    assert room.follower("actor-1", "b").fetch_newer(-1) == (3, versions[3])  # a late joiner
+    behind = room.follower("actor-2", "c")
+    assert behind.fetch_newer(-1) == (3, versions[3])
+    for version, blob in enumerate(versions[4:], 4):
+        publisher.publish(version, blob)
+    assert behind.fetch_newer(3) == (7, versions[7])  # by several changes at once
+    assert first.fetch_newer(3) == (7, versions[7])
+    assert sum(parts(room)[1:]) < 0.5 * whole
+    assert not first.refused
+
+
+def test_everything_is_sent_again_when_the_changes_are_many(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    pusher, follower = room.publisher(), room.follower()
+    pusher.publish(0, parameters())
+    pusher.publish(1, parameters(range(800)))
+    assert len(parts(room)) == 1
+    monkeypatch.setattr(publisher, "MOST_PARTS", 3)
+    for version in range(2, 6):
+        pusher.publish(version, parameters([version]))
+        assert follower.fetch_newer(version - 1) == (version, parameters([version]))
+    assert len(parts(room)) == 1
+    first = room.keys("chunk:1:")
+    follower.acknowledge(5)
+    assert first
+    pusher.renew()
+    assert not room.keys("chunk:1:")  # nothing builds on it any more
+    assert room.follower("actor-1", "b").fetch_newer(-1) == (5, parameters([5]))
+
+
+def test_a_damaged_change_is_refused_and_a_damaged_copy_at_hand_is_fetched_again(room: Room) -> None:
+    publisher, follower = room.publisher(), room.follower()
+    publisher.publish(0, parameters())
+    follower.fetch_newer(-1)
+    publisher.publish(1, parameters([1]))
+    (key,) = room.keys("chunk:1:")
+    change = room.redis.get(key)
+    room.redis.set(key, change[:-1])
+    assert follower.fetch_newer(0) is None
+    assert follower.refused == {"chunk": 1}
+    room.redis.set(key, change)
+    (copy,) = room.folder.rglob("*.safetensors")
+    copy.write_bytes(b"x" + copy.read_bytes()[1:])
+    assert follower.fetch_newer(0) == (1, parameters([1]))
+
+
+def test_a_restarted_publisher_and_a_lost_manifest_begin_with_everything(room: Room) -> None:
+    publisher, follower = room.publisher(), room.follower()
+    publisher.publish(0, parameters())
+    publisher.publish(1, parameters([1]))
+    assert len(parts(room)) == 2
+    room.redis.delete(f"onerec:{room.run}:manifest")
+    publisher.publish(1, parameters([1]))
+    assert len(parts(room)) == 1
+    publisher.close()
+    successor = room.publisher()
+    successor.publish(1, parameters([1]))
+    assert len(parts(room)) == 1
+    successor.publish(2, parameters([2]))
+    assert len(parts(room)) == 2
+    assert follower.fetch_newer(-1) == (2, parameters([2]))
+
+
+def test_bf16_is_sent_while_somebody_wants_it(room: Room) -> None:
+    publisher = room.publisher()
+    publisher.publish(0, parameters())
+    half = room.follower("recommend", precision="bf16")
+    assert half.fetch_newer(-1) is None
+    assert not half.refused
+    assert publisher.incomplete()
+    publisher.publish(0, parameters())
+    assert not publisher.incomplete()
+    assert half.fetch_newer(-1) == (0, halved(parameters()))
+    assert parts(room, "bf16")[0] < 0.55 * parts(room)[0]
+    publisher.publish(1, parameters([1]))
+    assert len(parts(room, "bf16")) == 2
+    assert half.fetch_newer(0) == (1, halved(parameters([1])))
+    assert room.follower().fetch_newer(-1) == (1, parameters([1]))
+    half.close()
+    publisher.publish(2, parameters([2]))
+    assert "bf16" not in json.loads(room.redis.get(f"onerec:{room.run}:manifest"))["parts"]
+
+
+def test_the_readers_of_a_machine_fetch_once(room: Room) -> None:
+    room.publisher().publish(1, parameters())
+    readers = [room.follower(f"actor-{k}") for k in range(3)]
+    before = int(room.redis.info("stats")["total_net_output_bytes"])
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda reader: reader.fetch_newer(-1), readers))
+    assert found == [(1, parameters())] * 3
+    assert int(room.redis.info("stats")["total_net_output_bytes"]) - before < 1.5 * len(parameters())
+
+
+def test_a_reader_does_not_wait_long_for_one_that_hangs(room: Room) -> None:
+    room.publisher().publish(1, b"blob")
+    follower = room.stack.enter_context(closing(Follower(room.url, room.run, "actor-0", 0.3, room.folder)))
+    (shared,) = room.folder.rglob("fp32")
+    with FileLock(shared / "lock"):
+        assert follower.fetch_newer(-1) == (1, b"blob")

@@ -1,0 +1,173 @@
+"""A reader of a run's parameter versions. It verifies before it uses anything."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import redis
+from pydantic import ValidationError
+
+from common.parameter_channel.connection import Connection
+from common.parameter_channel.manifest import Manifest, Part, Precision, digest
+from common.parameter_channel.shared_copy import SharedCopy
+from common.parameter_channel.wire import patched
+
+READER_S = 60.0
+"""A reader that showed no sign for this long is no longer waited for."""
+USED_VERSIONS = 100_000
+"""Acknowledgements remembered per reader."""
+
+
+class Follower(Connection):
+    """One reader, for one thread. ``refused`` counts manifests not used.
+
+    By reason: ``run`` (another run's), ``fencing`` (an older publisher's), ``version`` (goes back), ``manifest`` (does not
+    validate), ``chunk`` (a chunk is missing, short or differs, or they do not give the version's parameters).
+    """
+
+    def __init__(
+        self, redis_url: str, run: str, reader: str, timeout_s: float, folder: Path, precision: Precision = "fp32"
+    ) -> None:
+        """``folder``: the run's, where the readers of this machine share what one of them has fetched."""
+        super().__init__(redis_url, run, timeout_s)
+        self.reader, self.precision = reader, precision
+        self.refused: Counter[str] = Counter()
+        self._shared = SharedCopy(folder / "parameters" / platform.node() / precision, timeout_s)
+        self._fencing = 0
+        self._version = -1
+        self._acknowledged = -1
+        self._last_refused: tuple[str, str] | None = None
+        self._notices = self._client.pubsub(ignore_subscribe_messages=True)
+        try:
+            with self._named():
+                self._register()
+                self._notices.subscribe(self._key("notice"))
+            self._show_life()
+        except BaseException:
+            self.close()
+            raise
+
+    def fetch_newer(self, than: int) -> tuple[int, bytes] | None:
+        """The newest version and its verified bytes if it is newer than ``than``; None if not, or if it is refused."""
+        self._show_life()
+        with self._named():
+            text = self._client.get(self._key("manifest"))
+        if text is None:
+            return None
+        manifest = self._accepted(text, than)
+        if manifest is None or manifest.version <= than or self.precision not in manifest.parts:
+            return None
+        parts = manifest.parts[self.precision]
+        blob = self._shared.get(manifest.version, parts[-1].xxh3_128, partial(self._fetched, parts))
+        if blob is None:
+            self._refuse("chunk", text)
+            return None
+        self._fencing, self._version = manifest.fencing, manifest.version
+        return manifest.version, blob
+
+    def acknowledge(self, version: int) -> None:
+        """Tell the publisher that this reader now works with ``version``."""
+        self._acknowledged = version
+        used = self._key("used", self.reader)
+        with self._named():
+            pipeline = self._client.pipeline()
+            pipeline.rpush(used, version)
+            pipeline.ltrim(used, -USED_VERSIONS, -1)
+            pipeline.set(self._key("alive", self.reader), version, ex=int(READER_S))
+            pipeline.execute()
+            self._register()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a notice (all pending ones count as one); False after ``timeout_s``.
+
+        Notices can be lost: look with `fetch_newer` either way.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._named():
+            while (left := deadline - time.monotonic()) > 0:
+                if self._notices.get_message(timeout=left) is not None:
+                    while self._notices.get_message(timeout=0.0) is not None:
+                        pass
+                    return True
+        return False
+
+    def close(self) -> None:
+        """Stop being waited for, and close."""
+        with suppress(redis.RedisError):
+            self._client.delete(self._key("alive", self.reader))
+        self._notices.close()
+        super().close()
+
+    def _register(self) -> None:
+        self._client.sadd(self._key("readers"), self.reader)
+        if self.precision != "fp32":
+            self._client.sadd(self._key("readers", self.precision), self.reader)
+
+    def _show_life(self) -> None:
+        """Refresh the sign of life, which carries the acknowledged version (-1: none yet, so keep all)."""
+        key = self._key("alive", self.reader)
+        with self._named():
+            if not self._client.expire(key, int(READER_S)):
+                self._client.set(key, self._acknowledged, ex=int(READER_S))
+
+    def _accepted(self, text: bytes, than: int) -> Manifest | None:
+        """The manifest unless it must be refused, which is counted."""
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValidationError:
+            self._refuse("manifest", text)
+            return None
+        if manifest.run != self.run:
+            self._refuse("run", text)
+        elif manifest.fencing < self._fencing:
+            self._refuse("fencing", text)
+        elif manifest.version < max(than, self._version):
+            self._refuse("version", text)
+        else:
+            return manifest
+        return None
+
+    def _fetched(self, parts: Sequence[Part]) -> bytes | None:
+        """The parameters of the last part: from those at hand if these are of an earlier part, otherwise from the first."""
+        for start in range(len(parts) - 1, 0, -1):
+            held = self._shared.read(parts[start - 1].version, parts[start - 1].xxh3_128)
+            blob = None if held is None else self._put_together(held, parts[start:])
+            if blob is not None:
+                return blob
+        return self._put_together(b"", parts)
+
+    def _put_together(self, blob: bytes, parts: Sequence[Part]) -> bytes | None:
+        for part in parts:
+            data = self._pulled(part)
+            if data is None:
+                return None
+            try:
+                blob = patched(blob, data) if blob else data
+            except ValueError:
+                return None
+        return blob if digest(blob) == parts[-1].xxh3_128 else None
+
+    def _pulled(self, part: Part) -> bytes | None:
+        """A part's bytes; None if a chunk is missing, short or differs."""
+        data, end = bytearray(part.nbytes), 0
+        for chunk in part.chunks:
+            with self._named():
+                piece = self._client.get(chunk.key)
+            if piece is None or len(piece) != chunk.nbytes or digest(piece) != chunk.xxh3_128:
+                return None
+            data[end : end + chunk.nbytes] = piece
+            end += chunk.nbytes
+        return bytes(data)
+
+    def _refuse(self, reason: str, text: bytes) -> None:
+        """Count a refusal, once for a manifest that is looked at again and again."""
+        seen = (reason, digest(text))
+        if seen != self._last_refused:
+            self.refused[reason] += 1
+            self._last_refused = seen

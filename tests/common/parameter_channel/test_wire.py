@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import Tensor
+
+from common.parameter_channel.wire import difference, halved, patched
+from common.policy import build_policy, load_weights, to_blob
+from tests.trainer.tiny_run import tiny_settings
+
+SHAPES = [(), (3,), (0,), (5, 4), (0, 4), (6, 2, 3), (1, 1)]
+TYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool]
+
+
+def tensors(seed: int) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return {
+        f"t{k}": torch.randint(0, 2, shape, generator=rng).to(TYPES[k % len(TYPES)]) for k, shape in enumerate(SHAPES * 3)
+    }
+
+
+@given(st.integers(0, 2**32), st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=8))
+def test_a_patched_old_version_is_the_new_one_byte_for_byte(seed: int, changes: list[tuple[int, int]]) -> None:
+    old, new = tensors(seed), tensors(seed)
+    for which, row in changes:
+        tensor = new[f"t{which}"]
+        if tensor.numel():
+            where = tensor if not tensor.ndim else tensor[row % len(tensor)]
+            where.copy_(tensors(seed + 1)[f"t{which}"].flatten()[0])
+    assert patched(save(old), difference(save(old), save(new))) == save(new)
+
+
+def test_numbers_are_compared_by_their_bits() -> None:
+    old = {"a": torch.tensor([[0.0], [float("nan")], [1.0]])}
+    new = {"a": torch.tensor([[-0.0], [float("nan")], [1.0]])}
+    change = difference(save(old), save(new))
+    assert load(change)["a#rows"].tolist() == [0]
+    assert patched(save(old), change) == save(new)
+    assert load(difference(save(old), save(old))) == {}
+
+
+def test_a_version_that_touched_one_row_in_a_hundred_sends_little_more() -> None:
+    table = torch.randn(10_000, 16)
+    old = save({"table": table})
+    table[::100] += 1
+    assert len(difference(old, save({"table": table}))) < 0.015 * len(old)
+
+
+def test_other_parameters_and_what_does_not_fit_are_errors() -> None:
+    one = save({"a": torch.zeros(3, 2)})
+    for other in (save({"b": torch.zeros(3, 2)}), save({"a": torch.zeros(2, 3)}), save({"a": torch.zeros(3, 2).half()})):
+        with pytest.raises(ValueError, match="have no difference"):
+            difference(one, other)
+    for change in ({"a#rows": torch.tensor([9]), "a#values": torch.zeros(1, 2)}, {"a#rows": torch.tensor([0])}):
+        with pytest.raises(ValueError, match="does not fit"):
+            patched(one, save(change))
+    with pytest.raises(ValueError, match="not safetensors"):
+        halved(b"short")
+
+
+def test_a_policy_takes_up_bf16_parameters_rounded() -> None:
+    policy, other = build_policy(tiny_settings().policy, 1), build_policy(tiny_settings().policy, 2)
+    load_weights(other, halved(to_blob(policy)))
+    for own, rounded in zip(policy.parameters(), other.parameters(), strict=True):
+        assert torch.equal(own.bfloat16().float(), rounded)
