@@ -93,11 +93,15 @@ class Publisher(Connection):
         started = time.monotonic()
         self.renew()
         seen = self._manifest()
-        self._refuse_conflict(version, blob, seen or self._newest)
+        checksum = digest(blob)
+        self._refuse_conflict(version, checksum, seen or self._newest)
         fencing, before = self.fencing, self._out if seen is not None and seen == self._newest else {}
         with self._named():
-            out = {one: self._write(version, blob, one, before.get(one)) for one in sorted(self._wanted())}
-            parts = {precision: one.parts for precision, one in out.items()}
+            out: dict[Precision, _Out] = {"fp32": self._write(version, blob, checksum, "fp32", before.get("fp32"))}
+            if "bf16" in self._wanted():
+                half = halved(blob)
+                out["bf16"] = self._write(version, half, digest(half), "bf16", before.get("bf16"))
+            parts: dict[Precision, list[Part]] = {precision: one.parts for precision, one in out.items()}
             manifest = Manifest(run=self.run, version=version, fencing=fencing, parts=parts)
             keys = [self._key("lease"), self._key("manifest"), self._key("notice")]
             self._renew_lease()  # the chunks may have taken long
@@ -178,11 +182,10 @@ class Publisher(Connection):
         readers = self._client.smembers(self._key("readers", "bf16"))
         return wanted | {"bf16"} if any(self._acknowledged(reader) is not None for reader in readers) else wanted
 
-    def _write(self, version: int, blob: bytes, precision: Precision, before: _Out | None) -> _Out:
+    def _write(self, version: int, whole: bytes, checksum: str, precision: Precision, before: _Out | None) -> _Out:
         """Put what readers need beside what is out already on the queue."""
         if before is not None and before.parts[-1].version == version:
             return before
-        whole = blob if precision == "fp32" else halved(blob)
         change = _change(before, whole)
         start = [] if before is None or change is None else before.parts
         view = memoryview(whole if change is None else change)
@@ -192,15 +195,15 @@ class Publisher(Connection):
             key = self._key("chunk", version, self.fencing, precision, number)
             self._client.set(key, piece, ex=self._keep_s)
             chunks.append(Chunk(key=key, nbytes=len(piece), xxh3_128=digest(piece)))
-        return _Out(whole, [*start, Part(version=version, xxh3_128=digest(whole), chunks=chunks)])
+        return _Out(whole, [*start, Part(version=version, xxh3_128=checksum, chunks=chunks)])
 
-    def _refuse_conflict(self, version: int, blob: bytes, newest: Manifest | None) -> None:
+    def _refuse_conflict(self, version: int, checksum: str, newest: Manifest | None) -> None:
         if newest is None:
             return
         if newest.version > version:
             text = f"version {version} is older than {newest.version}: rolling back starts a new run"
             raise self._error(text, SupersededError)
-        if newest.version == version and newest.parts["fp32"][-1].xxh3_128 != digest(blob):
+        if newest.version == version and newest.parts["fp32"][-1].xxh3_128 != checksum:
             raise self._error(f"version {version} was already published with other bytes")
 
     def _delete_old(self) -> None:
@@ -222,9 +225,8 @@ def _change(before: _Out | None, whole: bytes) -> bytes | None:
     """What to send in place of everything; None where everything is better."""
     if before is None or len(before.parts) >= MOST_PARTS:
         return None
+    sent = sum(part.nbytes for part in before.parts[1:])
     try:
-        change = difference(before.blob, whole)
+        return difference(before.blob, whole, int(MOST_DIFFERENCE * len(whole)) - sent)
     except ValueError:
         return None
-    sent = len(change) + sum(part.nbytes for part in before.parts[1:])
-    return change if sent < MOST_DIFFERENCE * len(whole) else None

@@ -1,39 +1,50 @@
 """What travels of a version: all of it, or the rows that differ from another one; in fp32 or in bf16.
 
-Parameters are safetensors bytes. So is a difference: ``NAME`` is a tensor that is sent whole, ``NAME#rows`` and
-``NAME#values`` are the rows of a matrix that changed, and a tensor that did not is left out.
+Parameters are safetensors bytes: a header that says where each tensor lies, then their numbers. A difference is safetensors,
+too, of bits: ``NAME`` is a tensor that is sent whole, ``NAME#rows`` and ``NAME#values`` are the rows of a matrix that
+changed, and a tensor that did not is left out.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
 
+Bits = npt.NDArray[np.unsignedinteger[Any]]
 ROWS, VALUES = "#rows", "#values"
-_BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+_BYTES = {"64": 8, "32": 4, "16": 2, "8": 1, "BOOL": 1}
+"""Of a number, by how its type's name ends."""
 
 
-def difference(old: bytes, new: bytes) -> bytes:
-    """What `patched` needs beside ``old`` to give ``new``, compared bit by bit.
+def difference(old: bytes, new: bytes, limit: int) -> bytes | None:
+    """What `patched` needs beside ``old`` to give ``new``, compared bit by bit; None if that is more than ``limit`` bytes.
 
     Raises:
         ValueError: they are not parameters of one policy.
     """
-    before, after = _tensors(old), _tensors(new)
-    if _form(before) != _form(after):
+    header = _header_end(new)
+    if old[:header] != new[:header]:
         raise ValueError("parameters of two policies have no difference: names, types or shapes disagree")
-    out: dict[str, Tensor] = {}
-    for name, tensor in after.items():
-        rows = _changed_rows(before[name], tensor)
+    out: dict[str, Bits] = {}
+    for (name, before), (_, after) in zip(_matrices(old), _matrices(new), strict=True):
+        rows = (before != after).any(1).nonzero()[0].astype(np.uint32)
         if not len(rows):
             continue
-        if tensor.ndim < 2 or len(rows) * (tensor[0].nbytes + rows.itemsize) >= tensor.nbytes:
-            out[name] = tensor
+        if after.shape[1] == 1 or len(rows) * (after[0].nbytes + rows.itemsize) >= after.nbytes:
+            out[name] = after
         else:
-            out |= {name + ROWS: rows, name + VALUES: tensor[rows]}
-    return save(out)
+            out |= {name + ROWS: rows, name + VALUES: after[rows]}
+        if sum(array.nbytes for array in out.values()) > limit:
+            return None
+    return safetensors.numpy.save(out)
 
 
 def patched(old: bytes, change: bytes) -> bytes:
@@ -42,16 +53,17 @@ def patched(old: bytes, change: bytes) -> bytes:
     Raises:
         ValueError: the difference does not fit.
     """
-    tensors, news = _tensors(old), _tensors(change)
+    news, data = _loaded(change), bytearray(old)
+    matrices = dict(_matrices(data))
     try:
-        for name, tensor in news.items():
+        for name, array in news.items():
             if name.endswith(ROWS):
-                tensors[name.removesuffix(ROWS)][tensor] = news[name.removesuffix(ROWS) + VALUES]
+                matrices[name.removesuffix(ROWS)][array] = news[name.removesuffix(ROWS) + VALUES]
             elif not name.endswith(VALUES):
-                tensors[name] = tensor
-    except (KeyError, IndexError, RuntimeError) as error:
+                matrices[name][:] = array
+    except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"a difference does not fit: {error}") from None
-    return save(tensors)
+    return bytes(data)
 
 
 def halved(blob: bytes) -> bytes:
@@ -60,25 +72,35 @@ def halved(blob: bytes) -> bytes:
     Raises:
         ValueError: they are no parameters.
     """
-    return save({n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in _tensors(blob).items()})
-
-
-def _form(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-
-
-def _changed_rows(old: Tensor, new: Tensor) -> Tensor:
-    one, other = (_rows(tensor).view(_BITS[new.itemsize]) for tensor in (old, new))
-    return (one != other).any(1).nonzero()[:, 0].int()
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """A matrix of its rows; each number of a vector is one."""
-    return tensor.flatten(1) if tensor.ndim > 1 else tensor.view(-1, 1)
-
-
-def _tensors(blob: bytes) -> dict[str, Tensor]:
     try:
-        return load(blob)
+        tensors = load(blob)
+    except SafetensorError as error:
+        raise ValueError(f"not safetensors: {error}") from None
+    return save({n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in tensors.items()})
+
+
+def _matrices(blob: bytes | bytearray) -> Iterator[tuple[str, Bits]]:
+    """Every tensor's name and bits, in place, as a matrix of its rows; each number of a vector is one."""
+    start = _header_end(blob)
+    for name, told in json.loads(blob[8:start]).items():
+        if name == "__metadata__":
+            continue
+        (first, end), shape = told["data_offsets"], told["shape"]
+        itemsize = next(nbytes for ending, nbytes in _BYTES.items() if told["dtype"].endswith(ending))
+        bits = np.frombuffer(blob, f"u{itemsize}", (end - first) // itemsize, start + first)
+        yield name, bits.reshape(shape[0], -1) if len(shape) > 1 and bits.size else bits.reshape(-1, 1)
+
+
+def _header_end(blob: bytes | bytearray) -> int:
+    """Where the numbers begin (safetensors: 8 bytes of the header's length, the header as JSON, the numbers)."""
+    end = 8 + int.from_bytes(blob[:8], "little")
+    if end > len(blob) or not blob[8:9] == b"{":
+        raise ValueError("not safetensors: no header")
+    return end
+
+
+def _loaded(change: bytes) -> dict[str, Bits]:
+    try:
+        return safetensors.numpy.load(change)
     except SafetensorError as error:
         raise ValueError(f"not safetensors: {error}") from None

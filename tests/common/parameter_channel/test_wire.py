@@ -22,6 +22,12 @@ def tensors(seed: int) -> dict[str, Tensor]:
     }
 
 
+def change(old: bytes, new: bytes) -> bytes:
+    found = difference(old, new, 10 * len(new))
+    assert found is not None
+    return found
+
+
 @given(st.integers(0, 2**32), st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=8))
 def test_a_patched_old_version_is_the_new_one_byte_for_byte(seed: int, changes: list[tuple[int, int]]) -> None:
     old, new = tensors(seed), tensors(seed)
@@ -30,35 +36,43 @@ def test_a_patched_old_version_is_the_new_one_byte_for_byte(seed: int, changes: 
         if tensor.numel():
             where = tensor if not tensor.ndim else tensor[row % len(tensor)]
             where.copy_(tensors(seed + 1)[f"t{which}"].flatten()[0])
-    assert patched(save(old), difference(save(old), save(new))) == save(new)
+    assert patched(save(old), change(save(old), save(new))) == save(new)
 
 
 def test_numbers_are_compared_by_their_bits() -> None:
     old = {"a": torch.tensor([[0.0], [float("nan")], [1.0]])}
     new = {"a": torch.tensor([[-0.0], [float("nan")], [1.0]])}
-    change = difference(save(old), save(new))
-    assert load(change)["a#rows"].tolist() == [0]
-    assert patched(save(old), change) == save(new)
-    assert load(difference(save(old), save(old))) == {}
+    found = change(save(old), save(new))
+    assert load(found)["a"].tolist() == [[2**31], [2143289344], [1065353216]]
+    assert patched(save(old), found) == save(new)
+    assert load(change(save(old), save(old))) == {}
 
 
 def test_a_version_that_touched_one_row_in_a_hundred_sends_little_more() -> None:
     table = torch.randn(10_000, 16)
     old = save({"table": table})
     table[::100] += 1
-    assert len(difference(old, save({"table": table}))) < 0.015 * len(old)
+    new = save({"table": table})
+    assert len(change(old, new)) < 0.015 * len(old)
+    assert difference(old, new, int(0.009 * len(old))) is None
 
 
 def test_other_parameters_and_what_does_not_fit_are_errors() -> None:
     one = save({"a": torch.zeros(3, 2)})
     for other in (save({"b": torch.zeros(3, 2)}), save({"a": torch.zeros(2, 3)}), save({"a": torch.zeros(3, 2).half()})):
         with pytest.raises(ValueError, match="have no difference"):
-            difference(one, other)
-    for change in ({"a#rows": torch.tensor([9]), "a#values": torch.zeros(1, 2)}, {"a#rows": torch.tensor([0])}):
+            difference(one, other, 1000)
+    rows, values = torch.tensor([9]), torch.zeros(1, 2, dtype=torch.int32)
+    for wrong in ({"a#rows": rows, "a#values": values}, {"a#rows": rows}, {"b": values}, {"a": torch.zeros(5)}):
         with pytest.raises(ValueError, match="does not fit"):
-            patched(one, save(change))
-    with pytest.raises(ValueError, match="not safetensors"):
-        halved(b"short")
+            patched(one, save(wrong))
+    for blob in (b"short", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 20):
+        with pytest.raises(ValueError, match="not safetensors"):
+            halved(blob)
+        with pytest.raises(ValueError, match="not safetensors"):
+            patched(one, blob)
+        with pytest.raises(ValueError, match="not safetensors"):
+            difference(blob, blob, 9)
 
 
 def test_a_policy_takes_up_bf16_parameters_rounded() -> None:
