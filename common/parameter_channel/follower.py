@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import redis
 from pydantic import ValidationError
@@ -17,6 +19,7 @@ from common.parameter_channel.connection import Connection
 from common.parameter_channel.manifest import Manifest, Part, Precision, digest
 from common.parameter_channel.shared_copy import SharedCopy
 from common.parameter_channel.wire import patched
+from common.tensor_file import Parameters
 
 READER_S = 60.0
 """A reader that showed no sign for this long is no longer waited for."""
@@ -53,7 +56,7 @@ class Follower(Connection):
             self.close()
             raise
 
-    def fetch_newer(self, than: int) -> tuple[int, bytes] | None:
+    def fetch_newer(self, than: int) -> tuple[int, Parameters] | None:
         """The newest version and its verified bytes if it is newer than ``than``; None if not, or if it is refused."""
         self._show_life()
         with self._named():
@@ -64,7 +67,7 @@ class Follower(Connection):
         if manifest is None or manifest.version <= than or self.precision not in manifest.parts:
             return None
         parts = manifest.parts[self.precision]
-        blob = self._shared.get(manifest.version, parts[-1].xxh3_128, partial(self._fetched, parts))
+        blob = self._shared.get(manifest.version, parts[-1].xxh3_128, partial(self._fetch, parts))
         if blob is None:
             self._refuse("chunk", text)
             return None
@@ -133,37 +136,41 @@ class Follower(Connection):
             return manifest
         return None
 
-    def _fetched(self, parts: Sequence[Part]) -> bytes | None:
-        """The parameters of the last part: from those at hand if these are of an earlier part, otherwise from the first."""
+    def _fetch(self, parts: Sequence[Part], into: IO[bytes]) -> bool:
+        """Write the parameters of the last part, made from those at hand if they are of an earlier one, else from the first.
+
+        False if a piece is missing, short or differs.
+        """
         for start in range(len(parts) - 1, 0, -1):
             held = self._shared.read(parts[start - 1].version, parts[start - 1].xxh3_128)
-            blob = None if held is None else self._put_together(held, parts[start:])
-            if blob is not None:
-                return blob
-        return self._put_together(b"", parts)
+            if held is not None:
+                return self._patch(held, parts[start:], into)
+        if len(parts) > 1:
+            whole = io.BytesIO()
+            return self._pull(parts[0], whole) and self._patch(whole.getvalue(), parts[1:], into)
+        return self._pull(parts[0], into)
 
-    def _put_together(self, blob: bytes, parts: Sequence[Part]) -> bytes | None:
+    def _patch(self, blob: Parameters, parts: Sequence[Part], into: IO[bytes]) -> bool:
         for part in parts:
-            data = self._pulled(part)
-            if data is None:
-                return None
+            change = io.BytesIO()
+            if not self._pull(part, change):
+                return False
             try:
-                blob = patched(blob, data) if blob else data
+                blob = patched(blob, change.getvalue())
             except ValueError:
-                return None
-        return blob if digest(blob) == parts[-1].xxh3_128 else None
+                return False
+        into.write(blob)
+        return True
 
-    def _pulled(self, part: Part) -> bytes | None:
-        """A part's bytes; None if a chunk is missing, short or differs."""
-        data, end = bytearray(part.nbytes), 0
+    def _pull(self, part: Part, into: IO[bytes]) -> bool:
+        """Write a part's bytes, a chunk at a time."""
         for chunk in part.chunks:
             with self._named():
                 piece = self._client.get(chunk.key)
             if piece is None or len(piece) != chunk.nbytes or digest(piece) != chunk.xxh3_128:
-                return None
-            data[end : end + chunk.nbytes] = piece
-            end += chunk.nbytes
-        return bytes(data)
+                return False
+            into.write(piece)
+        return True
 
     def _refuse(self, reason: str, text: bytes) -> None:
         """Count a refusal, once for a manifest that is looked at again and again."""

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from common.tensor_file import Parameters
+
 CHUNK_BYTES = 8 * 2**20
 Precision = Literal["fp32", "bf16"]
 """Of the numbers on the wire. Readers that log probabilities take fp32, which is what the trainer has."""
@@ -64,6 +66,6 @@ class Manifest(BaseModel):
         return self
 
 
-def digest(data: bytes | memoryview) -> str:
+def digest(data: Parameters | memoryview) -> str:
     """The checksum by which parameters are known."""
     return xxhash.xxh3_128_hexdigest(data)

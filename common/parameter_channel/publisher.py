@@ -143,6 +143,11 @@ class Publisher(Connection):
         with self._named():
             return manifest is None or not self._wanted() <= manifest.parts.keys()
 
+    @property
+    def parts(self) -> list[Part]:
+        """Of which readers put the newest version together, in fp32."""
+        return self._out["fp32"].parts if self._out else []
+
     def used(self) -> dict[str, list[int]]:
         """The versions that each reader acknowledged, oldest first."""
         with self._named():

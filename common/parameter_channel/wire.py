@@ -1,13 +1,11 @@
 """What travels of a version: all of it, or the rows that differ from another one; in fp32 or in bf16.
 
-Parameters are safetensors bytes: a header that says where each tensor lies, then their numbers. A difference is safetensors,
-too, of bits: ``NAME`` is a tensor that is sent whole, ``NAME#rows`` and ``NAME#values`` are the rows of a matrix that
-changed, and a tensor that did not is left out.
+Parameters are safetensors bytes, and so is a difference, of bits: ``NAME`` is a tensor that is sent whole, ``NAME#rows`` and
+``NAME#values`` are the rows of a matrix that changed, and a tensor that did not is left out.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from common.tensor_file import Parameters, header_end, places
+
 Bits = npt.NDArray[np.unsignedinteger[Any]]
 ROWS, VALUES = "#rows", "#values"
-_BYTES = {"64": 8, "32": 4, "16": 2, "8": 1, "BOOL": 1}
-"""Of a number, by how its type's name ends."""
 
 
 def difference(old: bytes, new: bytes, limit: int) -> bytes | None:
@@ -30,7 +28,7 @@ def difference(old: bytes, new: bytes, limit: int) -> bytes | None:
     Raises:
         ValueError: they are not parameters of one policy.
     """
-    header = _header_end(new)
+    header = header_end(new)
     if old[:header] != new[:header]:
         raise ValueError("parameters of two policies have no difference: names, types or shapes disagree")
     out: dict[str, Bits] = {}
@@ -47,7 +45,7 @@ def difference(old: bytes, new: bytes, limit: int) -> bytes | None:
     return safetensors.numpy.save(out)
 
 
-def patched(old: bytes, change: bytes) -> bytes:
+def patched(old: Parameters, change: bytes) -> bytearray:
     """The parameters that `difference` compared ``old`` with.
 
     Raises:
@@ -63,7 +61,7 @@ def patched(old: bytes, change: bytes) -> bytes:
                 matrices[name][:] = array
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"a difference does not fit: {error}") from None
-    return bytes(data)
+    return data
 
 
 def halved(blob: bytes) -> bytes:
@@ -79,24 +77,12 @@ def halved(blob: bytes) -> bytes:
     return save({n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in tensors.items()})
 
 
-def _matrices(blob: bytes | bytearray) -> Iterator[tuple[str, Bits]]:
+def _matrices(blob: Parameters) -> Iterator[tuple[str, Bits]]:
     """Every tensor's name and bits, in place, as a matrix of its rows; each number of a vector is one."""
-    start = _header_end(blob)
-    for name, told in json.loads(blob[8:start]).items():
-        if name == "__metadata__":
-            continue
-        (first, end), shape = told["data_offsets"], told["shape"]
-        itemsize = next(nbytes for ending, nbytes in _BYTES.items() if told["dtype"].endswith(ending))
-        bits = np.frombuffer(blob, f"u{itemsize}", (end - first) // itemsize, start + first)
-        yield name, bits.reshape(shape[0], -1) if len(shape) > 1 and bits.size else bits.reshape(-1, 1)
-
-
-def _header_end(blob: bytes | bytearray) -> int:
-    """Where the numbers begin (safetensors: 8 bytes of the header's length, the header as JSON, the numbers)."""
-    end = 8 + int.from_bytes(blob[:8], "little")
-    if end > len(blob) or not blob[8:9] == b"{":
-        raise ValueError("not safetensors: no header")
-    return end
+    for place in places(blob):
+        bits = np.frombuffer(blob, f"u{place.itemsize}", place.count, place.start)
+        rows = place.shape[0] if len(place.shape) > 1 and place.count else place.count
+        yield place.name, bits.reshape(rows, -1) if place.count else bits.reshape(0, 1)
 
 
 def _loaded(change: bytes) -> dict[str, Bits]:

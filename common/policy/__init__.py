@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 
 import torch
@@ -13,9 +14,12 @@ from common.policy.lazy_decoder import LazyDecoder
 from common.policy.policy import Memory, Policy, gather_codes
 from common.policy.session_decoder import SessionDecoder
 from common.settings import PolicySettings
+from common.tensor_file import Parameters, places
 
 __all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "gather_codes", "load_weights", "to_blob"]
 
+_KINDS = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "BOOL": torch.bool}
+"""What a policy's weights are made of, by safetensors' names."""
 ARCHITECTURES: dict[str, Callable[[PolicySettings], Policy]] = {
     "encoder_decoder": EncoderDecoder,
     "lazy_decoder": LazyDecoder,
@@ -35,13 +39,13 @@ def to_blob(policy: Policy) -> bytes:
     return save({name: tensor.detach().contiguous() for name, tensor in _weights(policy).items()})
 
 
-def load_weights(policy: Policy, blob: bytes) -> None:
+def load_weights(policy: Policy, blob: Parameters) -> None:
     """Overwrite all weights in place.
 
     Raises:
         ValueError: names or shapes differ from this policy's.
     """
-    tensors = load(blob)
+    tensors = _mapped(blob) if isinstance(blob, mmap.mmap) else load(bytes(blob))
     own = _weights(policy)
     if tensors.keys() != own.keys():
         raise ValueError(f"weights do not fit the policy: differing tensors {sorted(tensors.keys() ^ own.keys())[:5]}")
@@ -50,6 +54,14 @@ def load_weights(policy: Policy, blob: bytes) -> None:
             if parameter.shape != tensors[name].shape:
                 raise ValueError(f"tensor {name}: expected shape {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}")
             parameter.copy_(tensors[name])
+
+
+def _mapped(blob: mmap.mmap) -> dict[str, Tensor]:
+    """The tensors where they lie in the file, so that they are copied once: into a policy."""
+    return {
+        place.name: torch.frombuffer(blob, dtype=_KINDS[place.kind], count=place.count, offset=place.start).view(place.shape)
+        for place in places(blob)
+    }
 
 
 def _weights(policy: Policy) -> dict[str, Tensor]:

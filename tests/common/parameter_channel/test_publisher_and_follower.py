@@ -50,6 +50,11 @@ class Room:
         self.redis.set(key, json.dumps(json.loads(self.redis.get(key)) | fields))
 
 
+def fetched(follower: Follower, than: int) -> tuple[int, bytes] | None:
+    newer = follower.fetch_newer(than)
+    return newer and (newer[0], bytes(newer[1]))
+
+
 @pytest.fixture
 def room(redis_url: str, tmp_path: Path) -> Iterator[Room]:
     opened = Room(redis_url, tmp_path)
@@ -64,7 +69,7 @@ def test_a_late_joiner_gets_the_newest_version_whole(room: Room) -> None:
     publisher.publish(7, BLOB)
     assert not publisher.incomplete()
     follower = room.follower()
-    assert follower.fetch_newer(-1) == (7, BLOB)
+    assert fetched(follower, -1) == (7, BLOB)
     assert follower.fetch_newer(7) is None
     assert not follower.refused
 
@@ -75,7 +80,7 @@ def test_a_notice_wakes_a_waiting_follower(room: Room) -> None:
     thread = threading.Thread(target=publisher.publish, args=(1, b"blob"))
     thread.start()
     assert follower.wait(5.0)
-    assert follower.fetch_newer(0) == (1, b"blob")
+    assert fetched(follower, 0) == (1, b"blob")
     thread.join()
 
 
@@ -90,7 +95,7 @@ def test_a_torn_chunk_is_refused_once_and_used_when_mended(room: Room, damage: s
     assert [follower.fetch_newer(0) for _ in range(3)] == [None] * 3
     assert follower.refused == {"chunk": 1}
     room.redis.set(key, whole)
-    assert follower.fetch_newer(0) == (1, BLOB)
+    assert fetched(follower, 0) == (1, BLOB)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,7 @@ def test_a_torn_chunk_is_refused_once_and_used_when_mended(room: Room, damage: s
 def test_what_must_not_be_used_is_refused_and_counted(room: Room, fields: dict[str, object], reason: str) -> None:
     room.publisher().publish(5, b"blob")
     follower = room.follower()
-    assert follower.fetch_newer(-1) == (5, b"blob")
+    assert fetched(follower, -1) == (5, b"blob")
     room.change_manifest(**fields)
     assert follower.fetch_newer(5) is None
     assert follower.fetch_newer(5) is None
@@ -217,7 +222,7 @@ def test_a_redis_restarted_empty_is_filled_again_with_a_higher_fencing_number(tm
         closing(Follower(url, "run", "actor-0", 5.0, tmp_path)) as follower,
     ):
         publisher.publish(1, b"blob")
-        assert follower.fetch_newer(0) == (1, b"blob")
+        assert fetched(follower, 0) == (1, b"blob")
         fencing = publisher.fencing
         client.flushall()
         publisher.renew()
@@ -226,7 +231,7 @@ def test_a_redis_restarted_empty_is_filled_again_with_a_higher_fencing_number(tm
         publisher.publish(1, b"blob")
         assert follower.fetch_newer(1) is None
         publisher.publish(2, b"blob 2")
-        assert follower.fetch_newer(1) == (2, b"blob 2")
+        assert fetched(follower, 1) == (2, b"blob 2")
         assert not follower.refused
         assert follower.wait(5.0)
         assert not follower.wait(0.05)  # three notices wake once
@@ -265,18 +270,18 @@ def test_rows_that_changed_travel_alone_and_readers_get_every_version_whole(room
     versions = [parameters(range(k, 10 * k), k) for k in range(8)]
     for version, blob in enumerate(versions[:4]):
         publisher.publish(version, blob)
-        assert first.fetch_newer(-1) == (version, blob)
+        assert fetched(first, -1) == (version, blob)
         first.acknowledge(version)
     whole, *changes = parts(room)
     assert whole == len(versions[0])
     assert max(changes) < 0.15 * whole
-    assert room.follower("actor-1", "b").fetch_newer(-1) == (3, versions[3])  # a late joiner
+    assert fetched(room.follower("actor-1", "b"), -1) == (3, versions[3])  # a late joiner
     behind = room.follower("actor-2", "c")
-    assert behind.fetch_newer(-1) == (3, versions[3])
+    assert fetched(behind, -1) == (3, versions[3])
     for version, blob in enumerate(versions[4:], 4):
         publisher.publish(version, blob)
-    assert behind.fetch_newer(3) == (7, versions[7])  # by several changes at once
-    assert first.fetch_newer(3) == (7, versions[7])
+    assert fetched(behind, 3) == (7, versions[7])  # by several changes at once
+    assert fetched(first, 3) == (7, versions[7])
     assert sum(parts(room)[1:]) < 0.5 * whole
     assert not first.refused
 
@@ -289,14 +294,14 @@ def test_everything_is_sent_again_when_the_changes_are_many(room: Room, monkeypa
     monkeypatch.setattr(publisher, "MOST_PARTS", 3)
     for version in range(2, 6):
         pusher.publish(version, parameters([version]))
-        assert follower.fetch_newer(version - 1) == (version, parameters([version]))
+        assert fetched(follower, version - 1) == (version, parameters([version]))
     assert len(parts(room)) == 1
     first = room.keys("chunk:1:")
     follower.acknowledge(5)
     assert first
     pusher.renew()
     assert not room.keys("chunk:1:")  # nothing builds on it any more
-    assert room.follower("actor-1", "b").fetch_newer(-1) == (5, parameters([5]))
+    assert fetched(room.follower("actor-1", "b"), -1) == (5, parameters([5]))
 
 
 def test_a_damaged_change_is_refused_and_a_damaged_copy_at_hand_is_fetched_again(room: Room) -> None:
@@ -312,7 +317,7 @@ def test_a_damaged_change_is_refused_and_a_damaged_copy_at_hand_is_fetched_again
     room.redis.set(key, change)
     (copy,) = room.folder.rglob("*.safetensors")
     copy.write_bytes(b"x" + copy.read_bytes()[1:])
-    assert follower.fetch_newer(0) == (1, parameters([1]))
+    assert fetched(follower, 0) == (1, parameters([1]))
 
 
 def test_a_restarted_publisher_and_a_lost_manifest_begin_with_everything(room: Room) -> None:
@@ -329,7 +334,7 @@ def test_a_restarted_publisher_and_a_lost_manifest_begin_with_everything(room: R
     assert len(parts(room)) == 1
     successor.publish(2, parameters([2]))
     assert len(parts(room)) == 2
-    assert follower.fetch_newer(-1) == (2, parameters([2]))
+    assert fetched(follower, -1) == (2, parameters([2]))
 
 
 def test_bf16_is_sent_while_somebody_wants_it(room: Room) -> None:
@@ -341,12 +346,12 @@ def test_bf16_is_sent_while_somebody_wants_it(room: Room) -> None:
     assert publisher.incomplete()
     publisher.publish(0, parameters())
     assert not publisher.incomplete()
-    assert half.fetch_newer(-1) == (0, halved(parameters()))
+    assert fetched(half, -1) == (0, halved(parameters()))
     assert parts(room, "bf16")[0] < 0.55 * parts(room)[0]
     publisher.publish(1, parameters([1]))
     assert len(parts(room, "bf16")) == 2
-    assert half.fetch_newer(0) == (1, halved(parameters([1])))
-    assert room.follower().fetch_newer(-1) == (1, parameters([1]))
+    assert fetched(half, 0) == (1, halved(parameters([1])))
+    assert fetched(room.follower(), -1) == (1, parameters([1]))
     half.close()
     publisher.publish(2, parameters([2]))
     assert "bf16" not in json.loads(room.redis.get(f"onerec:{room.run}:manifest"))["parts"]
@@ -357,7 +362,7 @@ def test_the_readers_of_a_machine_fetch_once(room: Room) -> None:
     readers = [room.follower(f"actor-{k}") for k in range(3)]
     before = int(room.redis.info("stats")["total_net_output_bytes"])
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda reader: reader.fetch_newer(-1), readers))
+        found = list(pool.map(lambda reader: fetched(reader, -1), readers))
     assert found == [(1, parameters())] * 3
     assert int(room.redis.info("stats")["total_net_output_bytes"]) - before < 1.5 * len(parameters())
 
@@ -367,4 +372,14 @@ def test_a_reader_does_not_wait_long_for_one_that_hangs(room: Room) -> None:
     follower = room.stack.enter_context(closing(Follower(room.url, room.run, "actor-0", 0.3, room.folder)))
     (shared,) = room.folder.rglob("fp32")
     with FileLock(shared / "lock"):
-        assert follower.fetch_newer(-1) == (1, b"blob")
+        assert fetched(follower, -1) == (1, b"blob")
+
+
+def test_a_disk_that_takes_no_copy_costs_the_sharing_alone(room: Room) -> None:
+    publisher, follower = room.publisher(), room.follower()
+    (shared,) = room.folder.rglob("fp32")
+    (shared / "building").mkdir()  # so that no file can be written there
+    for version in range(3):
+        publisher.publish(version, parameters([version]))
+        assert fetched(follower, version - 1) == (version, parameters([version]))
+    assert not list(shared.glob("*.safetensors"))
