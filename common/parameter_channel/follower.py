@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -37,11 +36,11 @@ class Follower(Connection):
     def __init__(
         self, redis_url: str, run: str, reader: str, timeout_s: float, folder: Path, precision: Precision = "fp32"
     ) -> None:
-        """``folder``: the run's, where the readers of this machine share what one of them has fetched."""
+        """``folder``: the run's. Its readers on this machine share what one of them has fetched."""
         super().__init__(redis_url, run, timeout_s)
         self.reader, self.precision = reader, precision
         self.refused: Counter[str] = Counter()
-        self._shared = SharedCopy(folder / "parameters" / platform.node() / precision, timeout_s)
+        self._shared = SharedCopy(folder, precision, timeout_s)
         self._fencing = 0
         self._version = -1
         self._acknowledged = -1
@@ -105,7 +104,13 @@ class Follower(Connection):
         with suppress(redis.RedisError):
             self._client.delete(self._key("alive", self.reader))
         self._notices.close()
+        self._shared.close()
         super().close()
+
+    @property
+    def copies(self) -> Path:
+        """Where the readers of this machine share what they fetch."""
+        return self._shared.folder
 
     def _register(self) -> None:
         self._client.sadd(self._key("readers"), self.reader)

@@ -315,7 +315,7 @@ def test_a_damaged_change_is_refused_and_a_damaged_copy_at_hand_is_fetched_again
     assert follower.fetch_newer(0) is None
     assert follower.refused == {"chunk": 1}
     room.redis.set(key, change)
-    (copy,) = room.folder.rglob("*.safetensors")
+    (copy,) = follower.copies.glob("*.safetensors")
     copy.write_bytes(b"x" + copy.read_bytes()[1:])
     assert fetched(follower, 0) == (1, parameters([1]))
 
@@ -370,16 +370,14 @@ def test_the_readers_of_a_machine_fetch_once(room: Room) -> None:
 def test_a_reader_does_not_wait_long_for_one_that_hangs(room: Room) -> None:
     room.publisher().publish(1, b"blob")
     follower = room.stack.enter_context(closing(Follower(room.url, room.run, "actor-0", 0.3, room.folder)))
-    (shared,) = room.folder.rglob("fp32")
-    with FileLock(shared / "lock"):
+    with FileLock(follower.copies / "lock"):
         assert fetched(follower, -1) == (1, b"blob")
 
 
 def test_a_disk_that_takes_no_copy_costs_the_sharing_alone(room: Room) -> None:
     publisher, follower = room.publisher(), room.follower()
-    (shared,) = room.folder.rglob("fp32")
-    (shared / "building").mkdir()  # so that no file can be written there
+    (follower.copies / "building").mkdir()  # so that no file can be written there
     for version in range(3):
         publisher.publish(version, parameters([version]))
         assert fetched(follower, version - 1) == (version, parameters([version]))
-    assert not list(shared.glob("*.safetensors"))
+    assert not list(follower.copies.glob("*.safetensors"))
