@@ -37,7 +37,7 @@ class Scale(BaseModel):
 
     policy: PolicySettings
     actors: int = 4
-    runs: int = 5
+    runs: int = 9
 
 
 def run(data: Path, on_progress: Say) -> BenchResult:  # noqa: ARG001 - the weights are random
@@ -65,7 +65,9 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
 
         nbytes, timed = len(versions.newest[1]), Race([], [])
         on_progress(f"{nbytes / 2**20:,.0f} MiB, {scale.runs} times")
-        ours()
+        for warm_up in (ours, theirs, ours):
+            versions.advance()
+            warm_up()
         for number in range(scale.runs):
             versions.advance()
             turns = [(ours, timed.ours), (theirs, timed.rival)]
