@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import platform
+import secrets
 import shutil
 import stat
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from common.tensor_file import Parameters
 Fetch = Callable[[IO[bytes]], bool]
 """Writes parameters into a file, or says that they cannot be had."""
 MEMORY = Path("/dev/shm")  # noqa: S108 - not for temporary files of guessable names: a folder of this user alone
-READERS = "readers"
+READERS, GONE = "readers", ".gone"
 log = logging.getLogger(__name__)
 
 
@@ -114,26 +115,37 @@ def _own(folder: Path) -> Path | None:
 def _enter(folder: Path) -> int:
     """Be one of a folder's readers until the descriptor is closed, or this process ends, however it ends."""
     while True:
-        folder.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # its last reader has just removed it
+        with suppress(FileNotFoundError, FileExistsError):  # its last reader has just removed it
+            folder.mkdir(exist_ok=True)
             reading = os.open(folder / READERS, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(reading, fcntl.LOCK_SH)
-            with suppress(FileNotFoundError):
-                if (folder / READERS).stat().st_ino == os.fstat(reading).st_ino:
-                    return reading
+            if _is(folder / READERS, reading):
+                return reading
             os.close(reading)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at a path, now that its lock has been had."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    return False
 
 
 def _remove_unused(folder: Path) -> None:
     """Remove a folder of copies unless somebody reads it."""
+    if folder.suffix == GONE:
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         reading = os.open(folder / READERS, os.O_RDWR)
     except OSError:
         return
     try:
         fcntl.flock(reading, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
+        if _is(folder / READERS, reading):
+            gone = folder.with_name(f"{secrets.token_hex(8)}{GONE}")
+            folder.rename(gone)  # so that nothing is removed which a reader puts there that begins just now
+            shutil.rmtree(gone, ignore_errors=True)
+    except BlockingIOError:  # somebody reads it
         pass
     finally:
         os.close(reading)
