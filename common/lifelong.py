@@ -11,10 +11,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from common.small_kmeans import kmeans_labels, nearest_of_fitted
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 LEAF_RANGE = (8, 64)
-ITERATIONS = 10
 FIT_POINTS_PER_CENTROID = 256
 """Larger nodes fit their centroids on an evenly spaced subset of this many events per centroid."""
 
@@ -34,12 +35,15 @@ def compress(vectors: Floats, time_ms: Ints, target_length: int) -> tuple[Ints, 
         raise ValueError(f"vectors and time_ms must have one length, got {len(vectors)} and {len(time_ms)}")
     if not len(vectors):
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    leaves = _split(np.asarray(vectors, np.float32), time_ms, leaf_limit(len(vectors), target_length))
-    leaves.sort(key=lambda leaf: (time_ms[leaf].mean(), leaf[0]))
-    sizes = np.array([len(leaf) for leaf in leaves])
-    members = np.concatenate(leaves)
+    members, sizes = _split(np.asarray(vectors, np.float32), time_ms, leaf_limit(len(vectors), target_length))
+    starts = np.cumsum(sizes) - sizes
+    order = np.lexsort((members[starts], np.add.reduceat(time_ms[members], starts) / sizes))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    by_leaf = np.argsort(np.repeat(rank, sizes), kind="stable")
+    members, sizes = members[by_leaf], sizes[order]
     leaf_of = np.empty(len(members), np.int64)
-    leaf_of[members] = np.repeat(np.arange(len(leaves)), sizes)
+    leaf_of[members] = np.repeat(np.arange(len(sizes)), sizes)
     return leaf_of, members[_nearest_to_centroid(vectors[members], sizes)]
 
 
@@ -59,58 +63,58 @@ def cube_root(number: int) -> int:
     return root
 
 
-def _split(vectors: Floats, time_ms: Ints, limit: int) -> list[Ints]:
-    """The events of each leaf, ascending within a leaf."""
-    leaves: list[Ints] = []
-    open_nodes = [np.arange(len(vectors), dtype=np.int64)]
-    while open_nodes:
-        node = open_nodes.pop()
-        if len(node) <= limit:
-            leaves.append(node)
-            continue
-        labels = _kmeans_labels(vectors[node], max(2, cube_root(len(node))))
-        children = [node[labels == label] for label in np.unique(labels)]
-        if len(children) > 1:
-            open_nodes.extend(children)
-        else:
-            by_time = node[np.argsort(time_ms[node], kind="stable")]
-            leaves.extend(np.sort(chunk) for chunk in np.array_split(by_time, -(-len(node) // limit)))
-    return leaves
+def _split(vectors: Floats, time_ms: Ints, limit: int) -> tuple[Ints, Ints]:
+    """The events of all leaves, leaf after leaf and ascending within one, and the size of each."""
+    members, sizes = np.arange(len(vectors), dtype=np.int64), np.array([len(vectors)])
+    leaves, leaf_sizes = [], []
+    while len(members):
+        small = sizes <= limit
+        inside = np.repeat(small, sizes)
+        leaves.append(members[inside])
+        leaf_sizes.append(sizes[small])
+        members, sizes = members[~inside], sizes[~small]
+        if len(members):
+            members, sizes, whole = _children(vectors, members, sizes)
+            chunks = [chunk for node in whole for chunk in _chunks(node, time_ms, limit)]
+            leaves += chunks
+            leaf_sizes.append(np.array([len(chunk) for chunk in chunks], np.int64))
+    return np.concatenate(leaves), np.concatenate(leaf_sizes)
 
 
-def _kmeans_labels(points: Floats, clusters: int) -> Ints:
-    """Lloyd's algorithm from a k-means++ start; ties go to the lowest centroid. Clusters may come out empty."""
-    fit = points[:: max(1, len(points) // (FIT_POINTS_PER_CENTROID * clusters))]
-    centroids = _spread_start(fit, clusters)
-    labels = _nearest(fit, centroids)
-    for _ in range(ITERATIONS):
-        one_hot = (labels[None, :] == np.arange(len(centroids))[:, None]).astype(np.float32)
-        counts = one_hot.sum(1, keepdims=True)
-        centroids = np.where(counts > 0, one_hot @ fit / np.maximum(counts, 1), centroids)
-        updated = _nearest(fit, centroids)
-        if (updated == labels).all():
-            break
-        labels = updated
-    return _nearest(points, centroids)
+def _children(vectors: Floats, members: Ints, sizes: Ints) -> tuple[Ints, Ints, list[Ints]]:
+    """Events and sizes of the nodes' children, and the nodes that k-means could not split."""
+    clusters = np.array([max(2, cube_root(size)) for size in sizes.tolist()])
+    node = np.repeat(np.arange(len(sizes)), sizes)
+    key = node * clusters.max() + _labels(vectors, members, sizes, clusters)
+    order = np.argsort(key, kind="stable")
+    members, key = members[order], key[order]
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    sizes_of_children = np.diff(starts, append=len(key))
+    only = np.bincount(key[starts] // clusters.max(), minlength=len(sizes)) == 1
+    unsplit = only[key[starts] // clusters.max()]
+    whole = [members[start : start + size] for start, size in zip(starts[unsplit], sizes_of_children[unsplit], strict=True)]
+    return members[~np.repeat(unsplit, sizes_of_children)], sizes_of_children[~unsplit], whole
 
 
-def _nearest(points: Floats, centroids: Floats) -> Ints:
-    # ||x||^2 is the same for every centroid and does not move the minimum.
-    nearest: Ints = np.argmin((centroids**2).sum(1) - 2 * points @ centroids.T, axis=1)
-    return nearest
+def _labels(vectors: Floats, members: Ints, sizes: Ints, clusters: Ints) -> Ints:
+    """The cluster of each member within its node."""
+    few = np.maximum(1, sizes // (FIT_POINTS_PER_CENTROID * clusters)) == 1
+    inside = np.repeat(few, sizes)
+    labels = np.empty(len(members), np.int64)
+    if few.any():
+        labels[inside] = kmeans_labels(vectors[members[inside]], sizes[few], clusters[few])
+    starts = np.cumsum(sizes) - sizes
+    for large in np.flatnonzero(~few):
+        points = vectors[members[starts[large] : starts[large] + sizes[large]]]
+        step = len(points) // (FIT_POINTS_PER_CENTROID * clusters[large])
+        labels[starts[large] : starts[large] + sizes[large]] = nearest_of_fitted(points, points[::step], clusters[large])
+    return labels
 
 
-def _spread_start(points: Floats, clusters: int) -> Floats:
-    """k-means++: each next centroid is drawn with probability proportional to its squared distance to the nearest."""
-    rng = np.random.default_rng(len(points))
-    chosen = [0]
-    distance = ((points - points[0]) ** 2).sum(1)
-    while len(chosen) < clusters and distance.any():
-        mass = np.cumsum(distance, dtype=np.float64)
-        drawn = int(np.searchsorted(mass, rng.random() * mass[-1], side="right"))
-        chosen.append(min(drawn, len(points) - 1))
-        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
-    return points[chosen]
+def _chunks(node: Ints, time_ms: Ints, limit: int) -> list[Ints]:
+    """A node cut by time into leaves, ascending within one."""
+    by_time = node[np.argsort(time_ms[node], kind="stable")]
+    return [np.sort(chunk) for chunk in np.array_split(by_time, -(-len(node) // limit))]
 
 
 def _nearest_to_centroid(points: Floats, sizes: npt.NDArray[np.int64]) -> Ints:
