@@ -4,6 +4,7 @@ JSON, the numbers (https://huggingface.co/docs/safetensors)."""
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,6 @@ from typing import TypeAlias
 
 Parameters: TypeAlias = bytes | bytearray | mmap.mmap
 """A policy's weights as safetensors bytes, in memory or in a file."""
-_BYTES = {"64": 8, "32": 4, "16": 2, "8": 1, "BOOL": 1}
-"""Of a number, by how its type's name ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,8 @@ def places(blob: Parameters) -> Iterator[Place]:
     for name, told in json.loads(blob[8:start]).items():
         if name != "__metadata__":
             (first, end), shape = told["data_offsets"], told["shape"]
-            itemsize = next(nbytes for ending, nbytes in _BYTES.items() if told["dtype"].endswith(ending))
-            yield Place(name, told["dtype"], shape, start + first, (end - first) // itemsize, itemsize)
+            count = math.prod(shape)
+            yield Place(name, told["dtype"], shape, start + first, count, (end - first) // max(count, 1))
 
 
 def header_end(blob: Parameters) -> int:

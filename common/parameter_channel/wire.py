@@ -97,7 +97,7 @@ def _matrices(blob: Parameters) -> Iterator[tuple[str, Bits]]:
     for place in places(blob):
         rows = place.shape[0] if len(place.shape) > 1 and place.count else place.count
         nbytes = place.count * place.itemsize
-        unit = 8 if rows and nbytes % (8 * rows) == 0 else place.itemsize
+        unit = 8 if rows and nbytes % (8 * rows) == 0 else max(place.itemsize, 1)
         yield place.name, np.frombuffer(blob, f"u{unit}", nbytes // unit, place.start).reshape(rows, -1 if rows else 1)
 
 
