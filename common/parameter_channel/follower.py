@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import redis
 from pydantic import ValidationError
@@ -48,7 +48,7 @@ class Follower(Connection):
         self._notices = self._client.pubsub(ignore_subscribe_messages=True)
         try:
             with self._named():
-                self._register()
+                self._register(self._client)
                 self._notices.subscribe(self._key("notice"))
             self._show_life()
         except BaseException:
@@ -82,8 +82,8 @@ class Follower(Connection):
             pipeline.rpush(used, version)
             pipeline.ltrim(used, -USED_VERSIONS, -1)
             pipeline.set(self._key("alive", self.reader), version, ex=int(READER_S))
+            self._register(pipeline)
             pipeline.execute()
-            self._register()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a notice (all pending ones count as one); False after ``timeout_s``.
@@ -112,10 +112,10 @@ class Follower(Connection):
         """Where the readers of this machine share what they fetch."""
         return self._shared.folder
 
-    def _register(self) -> None:
-        self._client.sadd(self._key("readers"), self.reader)
-        if self.precision != "fp32":
-            self._client.sadd(self._key("readers", self.precision), self.reader)
+    def _register(self, client: Any) -> None:
+        """Say who reads, and whether in bf16: a reader of this name may have had the other precision before."""
+        client.sadd(self._key("readers"), self.reader)
+        (client.sadd if self.precision == "bf16" else client.srem)(self._key("readers", "bf16"), self.reader)
 
     def _show_life(self) -> None:
         """Refresh the sign of life, which carries the acknowledged version (-1: none yet, so keep all)."""

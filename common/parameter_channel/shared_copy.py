@@ -30,6 +30,7 @@ Fetch = Callable[[IO[bytes]], bool]
 """Writes parameters into a file, or says that they cannot be had."""
 MEMORY = Path("/dev/shm")  # noqa: S108 - not for temporary files of guessable names: a folder of this user alone
 READERS, GONE = "readers", ".gone"
+ENTRIES = 1000
 log = logging.getLogger(__name__)
 
 
@@ -114,7 +115,7 @@ def _own(folder: Path) -> Path | None:
 
 def _enter(folder: Path) -> int:
     """Be one of a folder's readers until the descriptor is closed, or this process ends, however it ends."""
-    while True:
+    for _ in range(ENTRIES):
         with suppress(FileNotFoundError, FileExistsError):  # its last reader has just removed it
             folder.mkdir(exist_ok=True)
             reading = os.open(folder / READERS, os.O_RDWR | os.O_CREAT, 0o600)
@@ -122,6 +123,7 @@ def _enter(folder: Path) -> int:
             if _is(folder / READERS, reading):
                 return reading
             os.close(reading)
+    raise FileNotFoundError(f"{folder} was removed each of {ENTRIES} times that it was made")
 
 
 def _is(path: Path, descriptor: int) -> bool:
@@ -140,12 +142,11 @@ def _remove_unused(folder: Path) -> None:
     except OSError:
         return
     try:
-        fcntl.flock(reading, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is(folder / READERS, reading):
-            gone = folder.with_name(f"{secrets.token_hex(8)}{GONE}")
-            folder.rename(gone)  # so that nothing is removed which a reader puts there that begins just now
-            shutil.rmtree(gone, ignore_errors=True)
-    except BlockingIOError:  # somebody reads it
-        pass
+        with suppress(BlockingIOError):  # somebody reads it: then it is not to be removed
+            fcntl.flock(reading, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(folder / READERS, reading):
+                gone = folder.with_name(f"{secrets.token_hex(8)}{GONE}")
+                folder.rename(gone)  # so that nothing is removed which a reader puts there that begins just now
+                shutil.rmtree(gone, ignore_errors=True)
     finally:
         os.close(reading)

@@ -353,6 +353,8 @@ def test_bf16_is_sent_while_somebody_wants_it(room: Room) -> None:
     assert fetched(half, 0) == (1, halved(parameters([1])))
     assert fetched(room.follower(), -1) == (1, parameters([1]))
     half.close()
+    again = room.follower("recommend")  # started again, with the other precision
+    assert fetched(again, -1) == (1, parameters([1]))
     publisher.publish(2, parameters([2]))
     assert "bf16" not in json.loads(room.redis.get(f"onerec:{room.run}:manifest"))["parts"]
 
