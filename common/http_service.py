@@ -1,12 +1,13 @@
 """What our HTTP services share: how one is served and announced, typed errors, and its metrics.
 
 Errors are typed JSON, ``{"error": KIND, "detail": …}``: 422 ``invalid`` names the field, 503 ``not_ready`` or ``overloaded``
-comes with Retry-After, 500 ``internal`` leaves its cause to the log.
+comes with Retry-After, 500 ``internal`` leaves its cause to the log; `common.http_guard` adds what it refuses.
 """
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import logging
 import os
@@ -24,6 +25,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram
 
+from common.access import access
+from common.http_guard import Guard
 from common.metrics import render
 from common.worker import prefer_latency
 
@@ -37,8 +40,12 @@ def error(status: int, kind: str, detail: Any, retry: bool = False) -> JSONRespo
 
 
 def add_basics(app: FastAPI, path: str, requests: Counter, seconds: Histogram) -> None:
-    """``/livez`` and ``/metrics``, and for requests of ``path`` a count by status code, their time, and typed errors."""
+    """``/livez`` and ``/metrics``, and for requests of ``path`` a count by status code, their time, and typed errors.
+
+    Who calls anything but probes and metrics must show the token of this process's environment, if that has one.
+    """
     log = logging.getLogger(app.title)
+    app.add_middleware(Guard, token=access().service_token.get_secret_value())
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:
@@ -85,16 +92,20 @@ class _ReadyServer(uvicorn.Server):
         temporary.replace(self.ready_file)
 
 
-def serve(app: FastAPI, run_folder: Path, worker: str, port: int) -> None:
-    """Serve on loopback until SIGTERM or SIGINT. While it answers, ``RUN/ready/WORKER.json`` says where.
+def serve(app: FastAPI, run_folder: Path, worker: str, address: tuple[str, int]) -> None:
+    """Serve at (host, port) until SIGTERM or SIGINT. While it answers, ``RUN/ready/WORKER.json`` says where.
 
     Raises:
+        ValueError: the host is no address, or others than this machine could call without a token.
         OSError: the port is taken.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    host, port = address
+    _check_host(host)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.bind((host, port))
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listener.getsockname()[1]}"
     ready_file = run_folder / "ready" / f"{worker}.json"
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=STOP_S)
     server = _ReadyServer(config, url, ready_file)
@@ -107,17 +118,29 @@ def serve(app: FastAPI, run_folder: Path, worker: str, port: int) -> None:
         ready_file.unlink(missing_ok=True)
 
 
-def run_service(package: str, about: str, run: Callable[[Path, int], None], errors: tuple[type[Exception], ...]) -> int:
-    """Parse ``--run-folder`` and ``--port``, run the service, and give the process's exit status: 1 and one line on stderr
-    for one of ``errors``, which say what is wrong outside the program."""
+def _check_host(host: str) -> None:
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ValueError(f"host must be an IP address to listen on, got {host!r}") from None
+    if not here and not access().service_token.get_secret_value():
+        raise ValueError(f"host {host} can be reached from elsewhere: that needs ONEREC_ACCESS_SERVICE_TOKEN")
+
+
+def run_service(
+    package: str, about: str, run: Callable[[Path, tuple[str, int]], None], errors: tuple[type[Exception], ...]
+) -> int:
+    """Parse ``--run-folder``, ``--host`` and ``--port``, run the service, and give the process's exit status: 1 and one line
+    on stderr for one of ``errors``, which say what is wrong outside the program."""
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
     parser.add_argument("--run-folder", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: loopback alone)")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port (default)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kafka").setLevel(logging.WARNING)
     try:
-        run(arguments.run_folder, arguments.port)
+        run(arguments.run_folder, (arguments.host, arguments.port))
     except errors as error_:
         print(f"{package}: {error_}", file=sys.stderr)  # noqa: T201
         return 1

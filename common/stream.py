@@ -21,6 +21,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.partitioner.default import murmur2
 
+from common.access import access
 from common.messages import DeadLetter
 
 MAX_BYTES = 8 * 2**20
@@ -377,6 +378,7 @@ def _client_settings(bootstrap: str, timeout_s: float) -> dict[str, Any]:
         "bootstrap_timeout_ms": _ms(timeout_s),
         "request_timeout_ms": _ms(timeout_s / 2),
         "reconnect_backoff_max_ms": 1000,
+        **access().kafka_client(),
     }
 
 

@@ -16,7 +16,7 @@ from reward_service.app import create_app
 from reward_service.rewards import Rewards
 
 
-def serve_rewards(run_folder: Path, port: int) -> None:
+def serve_rewards(run_folder: Path, address: tuple[str, int]) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -25,7 +25,7 @@ def serve_rewards(run_folder: Path, port: int) -> None:
     """
     compute_with(threads=1)
     rewards = Rewards(load_settings(run_folder / "settings.json").reward)
-    serve(create_app(run_folder / "reward", run_folder / "index", rewards), run_folder, "reward", port)
+    serve(create_app(run_folder / "reward", run_folder / "index", rewards), run_folder, "reward", address)
 
 
 if __name__ == "__main__":

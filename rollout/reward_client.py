@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
+from common.access import access
 from common.messages import ScoreRequest, ScoreResponse, UserContext
 
 CHUNK = 2048
@@ -49,7 +50,7 @@ class RewardClient:
     def __init__(self, url: str, timeout_s: float = 10.0, attempts: int = 4, pause_s: float = 0.1) -> None:
         if attempts < 1 or timeout_s <= 0:
             raise ValueError(f"attempts must be at least 1 and timeout_s positive, got {attempts} and {timeout_s}")
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=access().caller_headers())
         parsed = httpx.URL(url)
         self.name = f"reward service at {parsed.host}:{parsed.port}"
         self._timeout_s = timeout_s

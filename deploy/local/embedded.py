@@ -30,27 +30,29 @@ class Broker(NamedTuple):
     address: str
 
 
-def start_kafka(folder: Path, log: Path, port: int = 0) -> Broker:
+def start_kafka(folder: Path, log: Path, port: int = 0, advertised: str = "") -> Broker:
     """Start the embedded Kafka and wait until it answers a metadata call. ``folder`` is made 0700; ``port`` 0 means any.
+
+    ``advertised`` is the ``HOST:PORT`` at which clients shall reach it, where that is another one: of what stands between.
 
     Raises:
         StackError: it is not installed, ended, or did not get ready within 30 s.
     """
     _private(folder)
     port = port or free_port()
-    url = f"tcp://127.0.0.1:{port}"
+    address = advertised or f"127.0.0.1:{port}"
     # The cluster id is new at every start, because the log is: readers can tell it from the one before.
     cluster = f"embedded-{secrets.token_hex(8)}"
     storage = ["--storage-engine", "memory://tansu/"]
-    argv = [_kafka_binary(), "broker", "--cluster-id", cluster, "--listener-url", url, "--advertised-listener-url", url]
-    child = spawn([*argv, *storage], log, None, "embedded Kafka")
+    urls = ["--listener-url", f"tcp://127.0.0.1:{port}", "--advertised-listener-url", f"tcp://{address}"]
+    child = spawn([_kafka_binary(), "broker", "--cluster-id", cluster, *urls, *storage], log, None, "embedded Kafka")
 
     def ready() -> None:
         wait_until(lambda: _listens(port), START_S, f"the embedded Kafka on port {port}", [child])
-        wait_for_broker(f"127.0.0.1:{port}", START_S)
+        wait_for_broker(address, START_S)
 
     _or_terminate(child, ready)
-    return Broker(child, f"127.0.0.1:{port}")
+    return Broker(child, address)
 
 
 def start_redis(folder: Path, log: Path, port: int = 0) -> Broker:

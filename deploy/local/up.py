@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from common import access
 from common.settings import Settings
 from common.stream import StreamError
 from deploy.local.letters import read_dead_letters
@@ -120,8 +121,9 @@ def _keep_dead_letters(run: RunFolder, settings: Settings, stack: Stack) -> None
 
 
 def _hide_environment() -> None:
-    """Settings are resolved: children read them from the run folder, and must not change them by the environment again."""
-    for name in [name for name in os.environ if name.startswith("ONEREC_")]:
+    """Settings are resolved: children read them from the run folder, and must not change them by the environment again.
+    Whom they may talk to, they still read there."""
+    for name in [name for name in os.environ if name.startswith("ONEREC_") and not name.startswith(access.PREFIX)]:
         del os.environ[name]
 
 

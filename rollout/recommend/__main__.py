@@ -22,7 +22,7 @@ from rollout.recommend.app import create_app
 ERRORS = (ValueError, RuntimeError, StreamError, OSError)
 
 
-def serve_users(run_folder: Path, port: int) -> None:
+def serve_users(run_folder: Path, address: tuple[str, int]) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -39,7 +39,7 @@ def serve_users(run_folder: Path, port: int) -> None:
         failed.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    serve(create_app(run_folder, Endpoints.read(run_folder), settings, end), run_folder, "recommend", port)
+    serve(create_app(run_folder, Endpoints.read(run_folder), settings, end), run_folder, "recommend", address)
     if failed.is_set():
         raise RuntimeError("lists could no longer be generated; the log has the cause")
 

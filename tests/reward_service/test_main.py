@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from tests.reward_service.test_app import request_of
 PATIENCE_S = 60.0
 
 
-def start(run_folder: Path) -> subprocess.Popen[str]:
+def start(run_folder: Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "reward_service", "--run-folder", str(run_folder)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
 
 def wait_ready(process: subprocess.Popen[str], ready_file: Path) -> dict[str, object]:
@@ -54,6 +55,19 @@ def test_the_process_becomes_ready_scores_and_stops_on_sigterm(run_folder: Path)
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_service_with_a_token_scores_for_those_who_show_it(run_folder: Path) -> None:
+    process = start(run_folder, ONEREC_ACCESS_SERVICE_TOKEN="open-sesame")
+    try:
+        url = str(wait_ready(process, run_folder / "ready" / "reward.json")["url"])
+        body, shown = request_of([100, 101]), {"authorization": "Bearer open-sesame"}
+        assert httpx.post(f"{url}/v1/score", json=body, timeout=10).status_code == 401
+        assert httpx.post(f"{url}/v1/score", json=body, headers=shown, timeout=10).status_code == 200
+        assert httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_run_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
