@@ -74,45 +74,57 @@ class Journal:
         Raises:
             JournalError: a line is damaged, or the steps do not follow each other.
         """
-        entries: list[JournalEntry] = []
-        for number, (_, entry) in enumerate(self._lines(), 1):
-            if entry.step <= step:
-                continue
-            expected = entries[-1].step + 1 if entries else step + 1
-            if entry.step != expected:
-                raise JournalError(f"{self.path} line {number}: expected step {expected}, got {entry.step}")
-            entries.append(entry)
-        return entries
+        return entries_after(self.path, step)
 
     def last(self) -> int:
         """The newest step on record; 0 before the first."""
         lines = self.path.read_bytes().splitlines()
-        return self._parse(lines[-1], len(lines)).step if lines else 0
+        return _parse(self.path, lines[-1], len(lines)).step if lines else 0
 
     def drop_after(self, step: int) -> None:
         """Take the steps behind ``step`` off the record; when this returns they are off the disk."""
-        os.ftruncate(self._file, sum(size for size, entry in self._lines() if entry.step <= step))
+        os.ftruncate(self._file, sum(size for size, entry in _lines(self.path) if entry.step <= step))
         os.fsync(self._file)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
-    def _lines(self) -> Iterator[tuple[int, JournalEntry]]:
-        """Every line's bytes and entry."""
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                yield len(line), self._parse(line, number)
 
-    def _parse(self, line: bytes, number: int) -> JournalEntry:
-        try:
-            data: dict[str, Any] = json.loads(line)
-            entry = JournalEntry.model_validate(data["entry"])
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise JournalError(f"{self.path} line {number} is damaged: {str(error).splitlines()[0]}") from None
-        if data.get("xxh3_128") != _checksum(entry.model_dump_json()):
-            raise JournalError(f"{self.path} line {number} is damaged: its checksum does not match")
-        return entry
+def entries_after(path: Path, step: int) -> list[JournalEntry]:
+    """The entries of a journal's steps behind ``step``, in order, without changing the file: its run may be going on.
+
+    Raises:
+        JournalError: a line is damaged, or the steps do not follow each other.
+    """
+    entries: list[JournalEntry] = []
+    for number, (_, entry) in enumerate(_lines(path), 1):
+        if entry.step <= step:
+            continue
+        expected = entries[-1].step + 1 if entries else step + 1
+        if entry.step != expected:
+            raise JournalError(f"{path} line {number}: expected step {expected}, got {entry.step}")
+        entries.append(entry)
+    return entries
+
+
+def _lines(path: Path) -> Iterator[tuple[int, JournalEntry]]:
+    """Every whole line's bytes and entry; one without its newline is being written."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.endswith(b"\n"):
+                yield len(line), _parse(path, line, number)
+
+
+def _parse(path: Path, line: bytes, number: int) -> JournalEntry:
+    try:
+        data: dict[str, Any] = json.loads(line)
+        entry = JournalEntry.model_validate(data["entry"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise JournalError(f"{path} line {number} is damaged: {str(error).splitlines()[0]}") from None
+    if data.get("xxh3_128") != _checksum(entry.model_dump_json()):
+        raise JournalError(f"{path} line {number} is damaged: its checksum does not match")
+    return entry
 
 
 def _checksum(body: str) -> str:

@@ -17,7 +17,7 @@ topics = typer.Typer(help="The stream's topics.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.add_typer(topics, name="topics")
-    app.command("trainer")(trainer)
+    app.command("train")(train)
     app.command("rollout")(rollout)
     app.command("reward")(reward)
     app.command("tokenizer")(tokenizer)
@@ -40,9 +40,36 @@ def create(
     say("topics are in place: " + ", ".join(topic_name(prefix, name) for name in TOPICS))
 
 
-def trainer(run_folder: RunFolderOption) -> None:
-    """Run the trainer of a run; it resumes from the newest checkpoint."""
-    _become("trainer", run_folder)
+def train(
+    run_folder: RunFolderOption,
+    replay_journal: Annotated[
+        bool, typer.Option("--replay-journal", help="Retrain what was recorded, and compare; the run stays as it is.")
+    ] = False,
+    first: Annotated[
+        int | None,
+        typer.Option("--from", help="Checkpoint to retrain from.  [default: the oldest kept]", show_default=False),
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", help="Checkpoint to end at.  [default: the newest]", show_default=False)
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", help="A new folder for it.  [default: a temporary one, removed]", show_default=False),
+    ] = None,
+) -> None:
+    """Run the trainer of a run; it resumes from the newest checkpoint.
+
+    With --replay-journal it retrains the steps between two checkpoints from the log and the journal, and exits with 0 if
+    parameters and optimizer come out bit for bit as recorded, with 1 if not. The run's Kafka must still hold its sessions.
+    """
+    if not replay_journal:
+        if first is not None or last is not None or into is not None:
+            raise ValueError("--from, --to and --into belong to --replay-journal")
+        _become("trainer", run_folder)
+    from deploy.local.retraining import retrain_and_tell
+    from deploy.local.run_folder import RunFolder
+
+    raise typer.Exit(retrain_and_tell(RunFolder.open(run_folder).path, into, first, last))
 
 
 def rollout(run_folder: RunFolderOption) -> None:

@@ -61,7 +61,7 @@ def test_a_folder_that_is_no_data(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    for command in ("trainer", "rollout", "reward", "report"):
+    for command in ("train", "rollout", "reward", "report"):
         is_told(tmp_path, command, "--run-folder", "absent", about="absent is not a run folder")
 
 
