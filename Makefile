@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup.stamp
 
-.PHONY: help setup demo test test-slow check static lint types imports format clean
+.PHONY: help setup demo test test-slow faults check static lint types imports format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ imports:
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+faults: setup  ## kill, freeze, cut, fill, flip: every fault against its promise; about an hour
+	$(BIN)/pytest -m faults tests/faults
 
 format: setup  ## rewrite the sources in the house's format
 	$(BIN)/ruff check --fix-only .
