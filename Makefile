@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup.stamp
 
-.PHONY: help setup demo test test-slow faults check static lint types imports format clean
+.PHONY: help setup demo test test-slow faults chaos check static lint types imports format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test-slow: setup  ## the tests that take minutes
 
 faults: setup  ## kill, freeze, cut, fill, flip: every fault against its promise; about an hour
 	$(BIN)/pytest -m faults tests/faults
+
+chaos: setup  ## half an hour of the loop in which a part dies or freezes every minute; ONEREC_CHAOS_SEED=N for another one
+	ONEREC_CHAOS_FAULTS=30 ONEREC_CHAOS_EVERY_S=50 $(BIN)/pytest -m faults tests/faults/test_chaos.py
 
 format: setup  ## rewrite the sources in the house's format
 	$(BIN)/ruff check --fix-only .

@@ -54,6 +54,9 @@ TRAINER_RL_LOSS = _gauge("onerec_trainer_rl_loss_nats", "Policy-gradient loss of
 TRAINER_STEP_SECONDS = _seconds("onerec_trainer_step_seconds", "Time of a training step.")
 TRAINER_PUBLISH_SECONDS = _seconds("onerec_trainer_publish_seconds", "Time to publish a parameter version.")
 TRAINER_CHECKPOINT_SECONDS = _seconds("onerec_trainer_checkpoint_seconds", "Time to commit a checkpoint.")
+TRAINER_CHECKPOINTS_FAILED = _counter(
+    "onerec_trainer_checkpoints_failed_total", "Checkpoints that the disk did not take; the one before stays the truth."
+)
 TRAINER_STEP = _gauge("onerec_trainer_step_number", "Steps done.")
 TRAINER_PARAMETER_VERSION = _gauge("onerec_trainer_parameter_version_number", "Newest published parameter version.")
 TRAINER_INDEX_VERSION = _gauge("onerec_trainer_index_version_number", "Item index in force.")

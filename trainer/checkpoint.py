@@ -90,11 +90,27 @@ def commit(folder: Path, checkpoint: Checkpoint, retain: Iterable[int] = ()) -> 
         folder: the run's ``checkpoints`` folder.
         checkpoint: what to write, under its state's step. A damaged folder of that step is replaced.
         retain: steps to keep beside the newest `KEEP`.
+
+    Raises:
+        OSError: the disk did not take it. What was there before still is, but for a damaged folder of that step.
     """
     step = checkpoint.state.step
     target, building = folder / f"{step:08d}", folder / f".building-{step:08d}"
     for leftover in (building, target):
         shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        _build(building, checkpoint)
+        building.rename(target)
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)  # its space is needed for the next one
+        raise
+    sync_folder(folder)
+    _drop_old(folder, set(retain))
+    return target
+
+
+def _build(building: Path, checkpoint: Checkpoint) -> None:
+    """Fill a folder, marker last, and put all of it on disk."""
     building.mkdir(parents=True)
     files = {
         POLICY: checkpoint.policy,
@@ -106,10 +122,6 @@ def commit(folder: Path, checkpoint: Checkpoint, retain: Iterable[int] = ()) -> 
         _write_synced(building / name, data)
     _write_synced(building / MARKER, json.dumps(sums, indent=1).encode())
     sync_folder(building)
-    building.rename(target)
-    sync_folder(folder)
-    _drop_old(folder, set(retain))
-    return target
 
 
 def committed(folder: Path) -> list[int]:

@@ -11,6 +11,7 @@ unblocked by: new records, the end of the log as told in replay.json, the drain 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from threading import Event
@@ -18,10 +19,10 @@ from threading import Event
 from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
-from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_INDEX_VERSION
+from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_CHECKPOINTS_FAILED, TRAINER_INDEX_VERSION
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
-from trainer.checkpoint import Identity, commit, oldest_index, policy_blob
+from trainer.checkpoint import Checkpoint, CheckpointError, Identity, commit, oldest_index, policy_blob
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
 from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.parity import Snapshots
@@ -38,6 +39,7 @@ PATIENCE = 3
 """A request is given up after this many times what all attempts of the fleet may take."""
 PUBLISH_TIMEOUTS = 4
 """How long to wait for a publication that must be out, in units of the queue's timeout."""
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -77,7 +79,8 @@ class Trainer:
             self.adopt_index()
             self.step(records, self.judge_groups())
         self.drain(stop)
-        self.checkpoint()
+        if not self.checkpoint():
+            raise CheckpointError(f"the steps behind checkpoint {self.state.staleness.newest} could not be written to disk")
         self.publish(wait=True)
 
     def recorded(self) -> list[JournalEntry]:
@@ -187,8 +190,7 @@ class Trainer:
         self.request_rollouts(batch.requests)
         self.reject(batch.rejected)
         self.history.commit()
-        if entry.step % self.settings.sync.every == 0:
-            self.checkpoint()
+        if entry.step % self.settings.sync.every == 0 and self.checkpoint():
             self.publish()
         self.statistics.step(self.state, metrics, judgements, time.perf_counter() - started, self.sessions.lag())
 
@@ -210,22 +212,37 @@ class Trainer:
             letter = dead_letter(record, reason).to_bytes()
             self.producer.send(self.opened.topic("dead-letters"), letter, 0, dead_letter_key(record))
 
-    def checkpoint(self) -> None:
-        """Make the present state the truth, once everything it implies is out and on disk, on every rank."""
+    def checkpoint(self) -> bool:
+        """Make the present state the truth, once everything it implies is out and on disk, on every rank.
+
+        False where rank 0's disk does not take it: the checkpoint before stays the truth, and the next one is tried.
+        """
         self.producer.flush()
         self.history.commit()
-        if self.state.staleness.newest == self.state.step:
-            return
-        self.state.staleness.publish(self.state.step)
+        step, staleness = self.state.step, self.state.staleness
+        if staleness.newest == step:
+            return True
+        staleness.publish(step)
         self.state.frontier.compact(self.state.sessions)
-        admitted = self.state.staleness.admitted()
         with TRAINER_CHECKPOINT_SECONDS.time():
             image = self.state.image(self.indexes.versions)
-            if self.ranks.leads:
-                commit(self.checkpoints, image, retain=admitted)
+            (written,) = self.ranks.told(not self.ranks.leads or self._commit(image))
+        if not written[0]:
+            staleness.withdraw(step)
+            return False
         if self.ranks.leads:
             self.indexes.pin(oldest_index(self.checkpoints) or self.indexes.versions[0])
-        self.snapshots.keep(admitted)
+        self.snapshots.keep(staleness.admitted())
+        return True
+
+    def _commit(self, image: Checkpoint) -> bool:
+        try:
+            commit(self.checkpoints, image, retain=self.state.staleness.admitted())
+        except OSError as error:
+            TRAINER_CHECKPOINTS_FAILED.inc()
+            log.error("checkpoint %d could not be written, training goes on from memory: %s", image.state.step, error)
+            return False
+        return True
 
     def publish(self, wait: bool = False) -> None:
         """Have the parameters published that rollout is to have; ``wait`` until they are out."""

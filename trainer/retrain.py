@@ -109,7 +109,8 @@ def retrain(
             trainer.repeat(entry)
             if on_step:
                 on_step(entry.step, end)
-        trainer.checkpoint()
+        if not trainer.checkpoint():
+            raise RetrainError(f"{into} has no room for the checkpoint of step {end}")
     return Retrained(recorded, load(into / "checkpoints", end))
 
 

@@ -28,6 +28,8 @@ class Broker(NamedTuple):
 
     child: Child
     address: str
+    command: list[str]
+    """Starts it again at the same address."""
 
 
 def start_kafka(folder: Path, log: Path, port: int = 0, advertised: str = "") -> Broker:
@@ -45,14 +47,15 @@ def start_kafka(folder: Path, log: Path, port: int = 0, advertised: str = "") ->
     cluster = f"embedded-{secrets.token_hex(8)}"
     storage = ["--storage-engine", "memory://tansu/"]
     urls = ["--listener-url", f"tcp://127.0.0.1:{port}", "--advertised-listener-url", f"tcp://{address}"]
-    child = spawn([_kafka_binary(), "broker", "--cluster-id", cluster, *urls, *storage], log, None, "embedded Kafka")
+    command = [_kafka_binary(), "broker", "--cluster-id", cluster, *urls, *storage]
+    child = spawn(command, log, None, "embedded Kafka")
 
     def ready() -> None:
         wait_until(lambda: _listens(port), START_S, f"the embedded Kafka on port {port}", [child])
         wait_for_broker(address, START_S)
 
     _or_terminate(child, ready)
-    return Broker(child, address)
+    return Broker(child, address, command)
 
 
 def start_redis(folder: Path, log: Path, port: int = 0) -> Broker:
@@ -80,10 +83,11 @@ def start_redis(folder: Path, log: Path, port: int = 0) -> Broker:
     config = folder / "redis.conf"
     with open(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.writelines(f"{key} {value}\n" for key, value in settings.items())
-    child = spawn([_redis_binary(), str(config)], log, None, "embedded Redis")
+    command = [_redis_binary(), str(config)]
+    child = spawn(command, log, None, "embedded Redis")
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     _or_terminate(child, lambda: wait_until(lambda: _pings(url), START_S, f"the embedded Redis on port {port}", [child]))
-    return Broker(child, url)
+    return Broker(child, url, command)
 
 
 def _kafka_binary() -> str:

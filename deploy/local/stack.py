@@ -20,6 +20,8 @@ from deploy.local.torchrun import ENVIRONMENT, on_ranks
 
 READY_S = 240.0
 MAX_RESTARTS = 5
+RESTARTS_S = 600.0
+"""A part that dies more than `MAX_RESTARTS` times within this time will not be mended by starting it once more."""
 TICK_S = 0.5
 STOP_ORDER = ("replay", "recommend", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka")
 STOP_S = {"trainer": 60.0, "learner": 60.0, "tokenizer": 60.0, "rollout": 30.0}
@@ -31,8 +33,9 @@ WORKERS = {
     "recommend": "rollout.recommend",
 }
 """Workers that need nothing but the run folder, and the modules they run."""
-RESTARTED = ("trainer", "learner", "tokenizer", "reward", "recommend")
-"""Workers that go on where they were when they are started again; anything else that dies ends the run."""
+RESTARTED = ("trainer", "learner", "tokenizer", "rollout", "reward", "recommend", "redis")
+"""Parts that go on where they were when they are started again, an empty Redis included, which the trainer fills. Anything
+else that dies ends the run: the embedded Kafka, because with it the log is gone, and the replay."""
 
 
 class Stack:
@@ -45,6 +48,7 @@ class Stack:
         self.run, self.settings, self.speed = run, settings, speed
         self.children: dict[str, Child] = {}
         self.restarts: Counter[str] = Counter()
+        self._restarted_at: dict[str, list[float]] = {}
         self.kafka = settings.stream.bootstrap
         self.redis_url = settings.redis.url.get_secret_value()
         self._commands: dict[str, list[str]] = {}
@@ -63,6 +67,7 @@ class Stack:
         if not self.redis_url:
             broker = start_redis(self.run.path / "redis", self.run.log_file("redis"))
             self.children["redis"], self.redis_url = broker.child, broker.address
+            self._commands["redis"] = broker.command
         self._note()
 
     def start_workers(self) -> None:
@@ -143,11 +148,14 @@ class Stack:
 
     def _ended(self, name: str, child: Child, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        if name not in RESTARTED or self.restarts[name] >= MAX_RESTARTS:
-            again = f" after {self.restarts[name]} restarts" if self.restarts[name] else ""
+        now = time.monotonic()
+        recent = [at for at in self._restarted_at.get(name, []) if now - at < RESTARTS_S]
+        if name not in RESTARTED or len(recent) >= MAX_RESTARTS:
+            again = f" after {len(recent)} restarts" if recent else ""
             raise StackError(f"{name} {how}{again}\n--- end of {child.log_path}\n{child.log_tail() or '(empty)'}")
         child.terminate(1.0)  # reaps it, and ends what it may have left
         self.restarts[name] += 1
+        self._restarted_at[name] = [*recent, now]
         self._start(name, self._commands[name])
 
     def _note(self) -> None:

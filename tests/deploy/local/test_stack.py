@@ -37,11 +37,11 @@ def test_a_trainer_that_keeps_dying_is_restarted_a_bounded_number_of_times(run: 
     assert read_json(run.stack) == {"restarts": {"trainer": MAX_RESTARTS}}
 
 
-def test_a_fleet_that_dies_ends_the_run(run: RunFolder) -> None:
+def test_a_broker_in_memory_that_dies_ends_the_run(run: RunFolder) -> None:
     with Stack(run, SETTINGS, 0.0) as stack:
         stack._start("trainer", sleeps())
-        stack._start("rollout", ends_with(1))
-        with pytest.raises(StackError, match=r"rollout ended with status 1(.|\n)*bye"):
+        stack._start("kafka", ends_with(1))
+        with pytest.raises(StackError, match=r"kafka ended with status 1(.|\n)*bye"):
             stack.watch(lambda: None)
         trainer = stack.children["trainer"]
     assert not trainer.alive
