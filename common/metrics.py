@@ -133,7 +133,12 @@ RECOMMEND_LISTS = _counter(
 )
 RECOMMEND_SECONDS = _seconds("onerec_recommend_request_seconds", "Time to answer a recommend request.")
 RECOMMEND_BATCH_SECONDS = _seconds("onerec_recommend_batch_seconds", "Time to generate a batch of lists.")
-RECOMMEND_BATCH_USERS = _gauge("onerec_recommend_batch_users_number", "Requests of the last batch.")
+RECOMMEND_BATCH_USERS = Histogram(
+    "onerec_recommend_batch_users_number",
+    "Requests of a batch.",
+    buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
+    registry=REGISTRY,
+)
 RECOMMEND_UNSELECTED = _counter(
     "onerec_recommend_unselected_total", "Lists that the reward service should have put in order and did not."
 )

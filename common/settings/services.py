@@ -64,7 +64,7 @@ class RecommendSettings(Section):
     """Requests generated for at once, at most."""
     wait_ms: Annotated[float, Field(ge=0)] = 5.0
     """How long a request waits for others to share its batch, at most."""
-    budget_ms: Annotated[float, Field(gt=0)] = 250.0
+    budget_ms: Annotated[float, Field(gt=0)] = 350.0
     """A request that would wait longer than this for its list gets one that is there already."""
     select: Annotated[int, Field(ge=0, le=2048)] = 0
     """The reward service puts this many of the most probable items in order, the best first; 0 leaves them as they are."""

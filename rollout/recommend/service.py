@@ -187,7 +187,7 @@ class RecommendService:
             found = error
         seconds = time.perf_counter() - began
         RECOMMEND_BATCH_SECONDS.observe(seconds)
-        RECOMMEND_BATCH_USERS.set(len(asked))
+        RECOMMEND_BATCH_USERS.observe(len(asked))
         loop.call_soon_threadsafe(self._deliver, asked, found, seconds)
 
     def _deliver(self, asked: list[_Asked], found: list[tuple[Ranked, Context]] | Exception, seconds: float) -> None:
