@@ -27,7 +27,7 @@ class Selection:
         self._threads = ThreadPoolExecutor(THREADS, "selection")
 
     async def ordered(self, made: Ranked, context: Context, count: int, arm: str) -> Ranked:
-        """The list with its first ``count`` items by reward, the highest first; as it is, and counted, where there was none."""
+        """The list with its first ``count`` items by reward, highest first; as it is, and counted, without."""
         first = made.take(slice(0, count))
         ask = lambda: self._client.score(  # noqa: E731
             context.to_message(), first.item_ids.tolist(), made.index_version, self.budget_s
