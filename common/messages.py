@@ -41,6 +41,7 @@ POSITIVE = Label.LIKE | Label.FOLLOW | Label.FORWARD | Label.COMMENT | Label.COL
 
 LogProb = Annotated[float, Field(le=1e-6, allow_inf_nan=False)]
 LabelBits = Annotated[int, Field(ge=0, lt=512)]
+ArmName = Annotated[str, Field(max_length=32)]
 
 
 class Message(BaseModel):
@@ -145,6 +146,8 @@ class Session(Message):
     user_id: Id
     time_ms: TimeMs
     impressions: Annotated[list[Impression], Field(min_length=1, max_length=1000)]
+    arm: ArmName = ""
+    """The arm of an online experiment that made the list (`RecommendResponse.arm`), or none. Nothing is trained on it."""
 
     @property
     def play_ms(self) -> int:
@@ -300,6 +303,8 @@ class RecommendResponse(Message):
     reward_version: str = ""
     """The reward model that put them in order; empty: the most probable first."""
     index_version: Annotated[int, Field(ge=1)]
+    arm: ArmName = ""
+    """The arm of an online experiment that the user belongs to; goes back in the `Session`."""
 
 
 M = TypeVar("M", bound=Message)

@@ -1,7 +1,8 @@
 """Every metric of every worker, in one place, named ``onerec_<worker>_<what>_<unit>``.
 
-Counters end in ``_total``; other names end in their unit, where ``number`` is a version, ``nats`` a loss, ``flops`` are
-floating-point operations, and ``norm`` and ``ratio`` have no unit. Workers import the constants below and call `serve` once.
+Counters end in ``_total``; other names end in their unit, where ``number`` is a version or what the help says, ``nats`` a
+loss, ``flops`` are floating-point operations, and ``norm`` and ``ratio`` have no unit. Workers import the constants below
+and call `serve` once.
 """
 
 from __future__ import annotations
@@ -131,17 +132,41 @@ REWARD_SECONDS = _seconds("onerec_reward_request_seconds", "Time to answer a sco
 RECOMMEND_REQUESTS = _counter("onerec_recommend_requests_total", "Recommend requests answered, by HTTP status code.", "code")
 RECOMMEND_LISTS = _counter(
     "onerec_recommend_lists_total",
-    "Lists served, by source: generated, cached or popular; all but generated for load.",
+    "Lists served, by source (generated, cached or popular; all but generated for load) and arm.",
     "source",
+    "arm",
+)
+RECOMMEND_LIST_SECONDS = _seconds(
+    "onerec_recommend_list_seconds", "Time from a valid request to its list, by source and arm.", "source", "arm"
 )
 RECOMMEND_SECONDS = _seconds("onerec_recommend_request_seconds", "Time to answer a recommend request.")
 RECOMMEND_BATCH_SECONDS = _seconds("onerec_recommend_batch_seconds", "Time to generate a batch of lists.")
-RECOMMEND_BATCH_USERS = _gauge("onerec_recommend_batch_users_number", "Requests of the last batch.")
+RECOMMEND_BATCH_USERS = Histogram(
+    "onerec_recommend_batch_users_number",
+    "Requests of a batch.",
+    buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
+    registry=REGISTRY,
+)
 RECOMMEND_UNSELECTED = _counter(
-    "onerec_recommend_unselected_total", "Lists that the reward service should have put in order and did not."
+    "onerec_recommend_unselected_total", "Lists that the reward service should have put in order and did not.", "arm"
 )
 RECOMMEND_WAITING = _gauge("onerec_recommend_waiting_number", "Requests admitted and not yet answered.")
-RECOMMEND_AGE_SECONDS = _seconds("onerec_recommend_cached_age_seconds", "Age of a list that was served from the cache.")
+RECOMMEND_AGE_SECONDS = Histogram(
+    "onerec_recommend_cached_age_seconds",
+    "Age of a list that was served from the cache.",
+    ("arm",),
+    buckets=(1, 5, 10, 30, 60, 300, 600, 1800, 3600),
+    registry=REGISTRY,
+)
+RECOMMEND_DEGRADED_SHARE = _gauge(
+    "onerec_recommend_degraded_share_ratio", "Share of an arm's last lists that were cached or popular.", "arm"
+)
+RECOMMEND_REWARD_GAP = _gauge(
+    "onerec_recommend_reward_gap_number",
+    "Mean predicted reward (or by log_prob: log-probability) of an arm's generated items minus that of its cached ones.",
+    "arm",
+    "by",
+)
 RECOMMEND_PARAMETER_VERSION = _gauge("onerec_recommend_parameter_version_number", "Parameter version in use.")
 RECOMMEND_INDEX_VERSION = _gauge("onerec_recommend_index_version_number", "Item index in use.")
 RECOMMEND_STREAM_LAG = _gauge("onerec_recommend_stream_lag_records", "Sessions not yet read, by partition.", "partition")

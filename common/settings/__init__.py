@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that a wrong key is reported before torch or 
 
 from common.settings.policy import LazySettings, MoeSettings, PolicySettings
 from common.settings.section import Positive, Rate, Section, Share
-from common.settings.services import SimulatorSettings
+from common.settings.services import RecommendArm, SimulatorSettings
 from common.settings.tokenizer import AlignmentSettings, OnlineSettings, RqVaeSettings, TokenizerSettings
 from common.settings.training import FilterSettings, IndustrialSettings, RewardSettings, RlSettings, TrainerSettings
 from common.settings.tree import PROFILES, Settings, SettingsError, load_settings, save_settings
@@ -21,6 +21,7 @@ __all__ = [
     "PolicySettings",
     "Positive",
     "Rate",
+    "RecommendArm",
     "RewardSettings",
     "RlSettings",
     "RqVaeSettings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from common.settings.section import Positive, Section
 
@@ -53,6 +53,20 @@ class RolloutSettings(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
 
 
+class RecommendArm(Section):
+    """One arm of an online experiment: some of the users, and what is different for them. None: as for everybody."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")] = "all"
+    """In metrics, responses and the sessions that come back."""
+    share: Annotated[float, Field(gt=0)] = 1.0
+    """Of the users, over the sum of all arms' shares."""
+    beam: Annotated[int, Field(ge=1, le=4096)] | None = None
+    select: Annotated[int, Field(ge=0, le=2048)] | None = None
+    weights: str = ""
+    """A policy file (absolute, or in the run folder) that the arm keeps, such as pretrained/policy.safetensors; empty: the
+    newest parameters. Its lists carry no log-probabilities, as these are not those of the trainer's parameters."""
+
+
 class RecommendSettings(Section):
     """The recommend endpoint."""
 
@@ -64,7 +78,7 @@ class RecommendSettings(Section):
     """Requests generated for at once, at most."""
     wait_ms: Annotated[float, Field(ge=0)] = 5.0
     """How long a request waits for others to share its batch, at most."""
-    budget_ms: Annotated[float, Field(gt=0)] = 250.0
+    budget_ms: Annotated[float, Field(gt=0)] = 350.0
     """A request that would wait longer than this for its list gets one that is there already."""
     select: Annotated[int, Field(ge=0, le=2048)] = 0
     """The reward service puts this many of the most probable items in order, the best first; 0 leaves them as they are."""
@@ -77,6 +91,16 @@ class RecommendSettings(Section):
     """Users of whom generated items that were not served are kept."""
     pool_s: Annotated[float, Field(gt=0)] = 3600.0
     """How long they are kept."""
+    arms: Annotated[tuple[RecommendArm, ...], Field(min_length=1)] = (RecommendArm(),)
+    """What users are split between, by a hash of their ids; `onerec arms` compares the arms with the first."""
+
+    @field_validator("arms")
+    @classmethod
+    def _names_differ(cls, arms: tuple[RecommendArm, ...]) -> tuple[RecommendArm, ...]:
+        names = [arm.name for arm in arms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"arms must have different names, got {', '.join(names)}")
+        return arms
 
 
 class EvaluationSettings(Section):

@@ -22,7 +22,11 @@ class Ranked:
 
     item_ids: npt.NDArray[np.int64]  # (n,)
     log_probs: npt.NDArray[np.float32]  # (n, K), by level
-    parameter_version: int
+    values: npt.NDArray[np.float32]
+    """What each item is worth (n,): its predicted reward if a reward model put them in order (nan: not scored), otherwise
+    its log-probability."""
+    parameter_version: int | None
+    """None: of an arm that keeps its own."""
     index_version: int
     made_s: float
     """On the clock of those who ask."""
@@ -34,7 +38,7 @@ class Ranked:
 
     def take(self, where: npt.NDArray[np.int64] | slice) -> Ranked:
         """Some of them."""
-        return replace(self, item_ids=self.item_ids[where], log_probs=self.log_probs[where])
+        return replace(self, item_ids=self.item_ids[where], log_probs=self.log_probs[where], values=self.values[where])
 
     def without(self, item_ids: npt.ArrayLike) -> Ranked:
         """All but some items."""

@@ -1,6 +1,6 @@
 """Requests -> lists: swaps to the newest parameters and items, generates for a batch, leaves out what users have seen.
 
-consumes:     parameters (Redis), item indexes (disk), users' histories (disk), batches of requests
+consumes:     parameters (Redis), item indexes and arms' own policies (disk), users' histories (disk), batches of requests
 produces:     lists of items
 waits for:    nothing; newer parameters and indexes are loaded beside it
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 
 from common.context import Context
 from common.endpoints import Endpoints
@@ -24,7 +26,8 @@ from common.messages import RecommendRequest
 from common.metrics import RECOMMEND_INDEX_VERSION, RECOMMEND_PARAMETER_VERSION
 from common.parameter_channel import ChannelError, Follower
 from common.policy import Policy, build_policy, load_weights
-from common.settings import Settings
+from common.settings import RecommendArm, Settings
+from common.tensor_file import Parameters
 from rollout.engine import Candidates, GenerationEngine
 from rollout.recommend.pools import Ranked
 from rollout.recommend.sessions import Histories
@@ -42,7 +45,10 @@ class Recommender:
         self.version = -1
         """Parameter version held; -1 before there is one."""
         self._policy: Policy | None = None
-        self._engine: GenerationEngine | None = None
+        self._kept = {arm.weights: self._read(folder / arm.weights) for arm in settings.recommend.arms if arm.weights}
+        """Policies that arms keep, by their files."""
+        self._engines: dict[tuple[str, int], GenerationEngine] = {}
+        """By the file of their policy (empty: the newest) and the width of their beam; arms may share one."""
         redis = settings.redis
         with ExitStack() as opened:
             self._indexes = opened.enter_context(closing(IndexFollower(folder / "index")))
@@ -68,29 +74,34 @@ class Recommender:
             except ChannelError as error:
                 log.warning("version %d could not be acknowledged: %s", self.version, error)
         newer_items = self._indexes.poll()
-        if self._policy is not None and (loaded is not None or newer_items or self._engine is None):
-            self._engine = GenerationEngine(self._policy, self.index, self.settings.recommend.beam, constrained=True)
-            RECOMMEND_INDEX_VERSION.set(self.index.version)
-        return self._engine is not None
+        if self._policy is not None and (loaded is not None or newer_items or not self._engines):
+            self._build(self._policy, all_of_them=newer_items or not self._engines)
+        return bool(self._engines)
 
     def warm_up(self) -> None:
         """Make a list for nobody, so that the first user does not wait for what is prepared at first use."""
-        assert self._engine is not None, "warmed up before there were parameters"
-        self._engine.generate([Context(0, int(time.time() * 1000))])
+        assert self._engines, "warmed up before there were parameters"
+        for engine in self._engines.values():
+            engine.generate([Context(0, int(time.time() * 1000))])
 
-    def recommend(self, requests: list[RecommendRequest], histories: Histories) -> list[tuple[Ranked, Context]]:
+    def recommend(
+        self, asked: Sequence[tuple[RecommendRequest, RecommendArm]], histories: Histories
+    ) -> list[tuple[Ranked, Context]]:
         """For each request all generated items that its user has not been shown and that it does not exclude, best first;
-        and what they were generated for."""
-        assert self._engine is not None, "asked before there were parameters"
+        and what they were generated for. Requests of arms with one engine share a search."""
+        assert self._engines, "asked before there were parameters"
         now_ms = int(time.time() * 1000)
         contexts = [
-            histories.context(one.user_id, now_ms if one.time_ms is None else one.time_ms, one.tab) for one in requests
+            histories.context(one.user_id, now_ms if one.time_ms is None else one.time_ms, one.tab) for one, _ in asked
         ]
-        found = self._engine.generate(contexts)
-        return [
-            (self._ranked(made, np.concatenate((context.events.item_id, np.asarray(one.exclude, np.int64)))), context)
-            for one, context, made in zip(requests, contexts, found, strict=True)
-        ]
+        found: dict[int, Ranked] = {}
+        for key, engine in self._engines.items():
+            where = [k for k, (_, arm) in enumerate(asked) if self._key(arm) == key]
+            made = engine.generate([contexts[k] for k in where]) if where else []
+            for k, candidates in zip(where, made, strict=True):
+                exclude = np.concatenate((contexts[k].events.item_id, np.asarray(asked[k][0].exclude, np.int64)))
+                found[k] = self._ranked(candidates, None if key[0] else self.version).without(exclude)
+        return [(found[k], context) for k, context in enumerate(contexts)]
 
     def popular(self, count: int, exclude: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """The most popular items but some."""
@@ -103,11 +114,35 @@ class Recommender:
         """Leave the parameter channel, stop following the index."""
         self._opened.close()
 
-    def _ranked(self, made: Candidates, exclude: npt.NDArray[np.int64]) -> Ranked:
-        assert self._engine is not None
-        items, row = self._engine.index.items_of(made.codes)
-        ranked = Ranked(items, made.log_probs[row], self.version, self._engine.index.version, time.monotonic())
-        return ranked.without(exclude)
+    def _key(self, arm: RecommendArm) -> tuple[str, int]:
+        return arm.weights, self.settings.recommend.beam if arm.beam is None else arm.beam
+
+    def _build(self, newest: Policy, *, all_of_them: bool) -> None:
+        """Engines for what was taken up; those of kept policies only where they do not have the newest items."""
+        for weights, beam in {self._key(arm) for arm in self.settings.recommend.arms}:
+            if all_of_them or not weights:
+                policy = self._kept[weights] if weights else newest
+                self._engines[weights, beam] = GenerationEngine(policy, self.index, beam, constrained=True)
+        RECOMMEND_INDEX_VERSION.set(self.index.version)
+
+    def _ranked(self, made: Candidates, version: int | None) -> Ranked:
+        items, row = self.index.items_of(made.codes)
+        log_probs = made.log_probs[row]
+        return Ranked(items, log_probs, log_probs.sum(1), version, self.index.version, time.monotonic())
+
+    def _read(self, path: Path) -> Policy:
+        """A policy from a file; ValueError if it is none of this shape."""
+        try:
+            return self._policy_of(path.read_bytes())
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(
+                f"recommend.arms: weights must be a policy file of the run's shape, got {path}: {error}"
+            ) from None
+
+    def _policy_of(self, blob: Parameters) -> Policy:
+        policy = build_policy(self.settings.policy).float()
+        load_weights(policy, blob)
+        return policy
 
     def _look(self, than: int) -> tuple[int, Policy] | None:
         try:
@@ -118,6 +153,4 @@ class Recommender:
         if newer is None:
             return None
         version, blob = newer
-        policy = build_policy(self.settings.policy).float()
-        load_weights(policy, blob)
-        return version, policy
+        return version, self._policy_of(blob)

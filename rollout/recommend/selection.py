@@ -19,28 +19,29 @@ log = logging.getLogger(__name__)
 
 
 class Selection:
-    """Has the first ``count`` items of a list put in order by the reward service, within ``budget_s``."""
+    """Has the first items of a list put in order by the reward service, within ``budget_s``."""
 
-    def __init__(self, url: str, count: int, budget_s: float) -> None:
-        self.count, self.budget_s = count, budget_s
+    def __init__(self, url: str, budget_s: float) -> None:
+        self.budget_s = budget_s
         self._client = RewardClient(url, timeout_s=budget_s, attempts=1)
         self._threads = ThreadPoolExecutor(THREADS, "selection")
 
-    async def ordered(self, made: Ranked, context: Context) -> Ranked:
-        """The list with its first items by reward, the highest first; as it is, and counted, where that could not be had."""
-        first = made.take(slice(0, self.count))
+    async def ordered(self, made: Ranked, context: Context, count: int, arm: str) -> Ranked:
+        """The list with its first ``count`` items by reward, highest first; as it is, and counted, without."""
+        first = made.take(slice(0, count))
         ask = lambda: self._client.score(  # noqa: E731
             context.to_message(), first.item_ids.tolist(), made.index_version, self.budget_s
         )
         try:
             scores = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, ask), self.budget_s)
         except (RewardError, TimeoutError) as error:
-            RECOMMEND_UNSELECTED.inc()
+            RECOMMEND_UNSELECTED.labels(arm=arm).inc()
             log.warning("a list was not put in order: %s", error or "no answer in time")
             return made
-        order = np.argsort(-np.asarray(scores.rewards), kind="stable")
-        rest = np.arange(len(first), len(made))
-        return replace(made.take(np.concatenate((order, rest))), reward_version=scores.reward_version)
+        rewards = np.full(len(made), np.nan, np.float32)
+        rewards[: len(first)] = scores.rewards
+        order = np.argsort(-rewards, kind="stable")  # those without one last, as they were
+        return replace(made, values=rewards, reward_version=scores.reward_version).take(order)
 
     def close(self) -> None:
         """Close the connections."""

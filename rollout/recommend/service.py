@@ -27,11 +27,14 @@ from common.metrics import (
     RECOMMEND_AGE_SECONDS,
     RECOMMEND_BATCH_SECONDS,
     RECOMMEND_BATCH_USERS,
+    RECOMMEND_LIST_SECONDS,
     RECOMMEND_LISTS,
     RECOMMEND_WAITING,
 )
-from common.settings import Settings
+from common.settings import RecommendArm, Settings
+from rollout.recommend.arms import Arms
 from rollout.recommend.batches import Batches
+from rollout.recommend.degradation import Degradation
 from rollout.recommend.pools import Pools, Ranked
 from rollout.recommend.recommender import Recommender
 from rollout.recommend.selection import Selection
@@ -50,6 +53,7 @@ Source = Literal["generated", "cached", "popular"]
 @dataclass(frozen=True, slots=True)
 class _Asked:
     request: RecommendRequest
+    arm: RecommendArm
     answer: asyncio.Future[tuple[Ranked, Context]]
 
 
@@ -62,6 +66,8 @@ class RecommendService:
         """``on_failure`` is called, in another thread, when no list will be generated any more: start the process again."""
         self._on_failure = on_failure
         given, self.settings = settings.recommend, settings
+        self.arms = Arms(given.arms)
+        self.degradation = {arm.name: Degradation(arm.name) for arm in given.arms}
         self.pools = Pools(given.pool_users, given.pool_s)
         self.shedder = Shedder(given.budget_ms / 1000)
         self.recommender = Recommender(folder, endpoints, settings)
@@ -74,8 +80,7 @@ class RecommendService:
         """Whether lists can be made: parameters held, histories caught up, a first list made."""
         self.failure = ""
         """Why lists are no longer generated."""
-        seconds = given.select_ms / 1000
-        self._selection = Selection(endpoints.reward, given.select, seconds) if given.select else None
+        self._selection = Selection(endpoints.reward, given.select_ms / 1000)
         self._batches = Batches[_Asked](given.batch, given.wait_ms / 1000)
         self._waiting = 0
         self._stop = threading.Event()
@@ -93,17 +98,18 @@ class RecommendService:
         Raises:
             TimeoutError: the generating thread did not answer in time.
         """
+        began, arm = time.perf_counter(), self.arms.of(request.user_id)
+        source: Source = "generated"
+        shown: Ranked | None
         if self.shedder.admits(self._waiting):
-            made, context = await self._generated(request)
-            if self._selection:
-                made = await self._selection.ordered(made, context)
-            made = made.without(self.pools.served(request.user_id))
-            return self._told(self.pools.serve(request.user_id, made, request.count), request, "generated")
-        cached = self.pools.take(request.user_id, request.count, request.exclude, time.monotonic())
-        if cached is not None:
-            RECOMMEND_AGE_SECONDS.observe(time.monotonic() - cached.made_s)
-            return self._told(cached, request, "cached")
-        return self._told(None, request, "popular")
+            made = await self._generated(request, arm)
+            shown = self.pools.serve(request.user_id, made.without(self.pools.served(request.user_id)), request.count)
+        else:
+            shown = self.pools.take(request.user_id, request.count, request.exclude, time.monotonic())
+            source = "popular" if shown is None else "cached"
+        told = self._told(shown, request, source, arm)
+        self._count(shown, source, arm, time.perf_counter() - began)
+        return told
 
     def close(self) -> None:
         """Stop generating and following; requests in flight have been answered before."""
@@ -111,28 +117,35 @@ class RecommendService:
         self._batches.close()
         if self._thread is not None:
             self._thread.join()
-        if self._selection:
-            self._selection.close()
+        self._selection.close()
         self.sessions.close()
         self.recommender.close()
 
-    async def _generated(self, request: RecommendRequest) -> tuple[Ranked, Context]:
-        asked = _Asked(request, asyncio.get_running_loop().create_future())
+    async def _generated(self, request: RecommendRequest, arm: RecommendArm) -> Ranked:
+        asked = _Asked(request, arm, asyncio.get_running_loop().create_future())
         self._waiting += 1
         RECOMMEND_WAITING.set(self._waiting)
         self._batches.put(asked)
         try:
-            return await asyncio.wait_for(asked.answer, ANSWER_S)
+            made, context = await asyncio.wait_for(asked.answer, ANSWER_S)
         finally:
             self._waiting -= 1
             RECOMMEND_WAITING.set(self._waiting)
+        count = self.settings.recommend.select if arm.select is None else arm.select
+        return await self._selection.ordered(made, context, count, arm.name) if count else made
 
-    def _told(self, shown: Ranked | None, request: RecommendRequest, source: Source) -> RecommendResponse:
+    def _count(self, shown: Ranked | None, source: Source, arm: RecommendArm, seconds: float) -> None:
+        RECOMMEND_LISTS.labels(source=source, arm=arm.name).inc()
+        RECOMMEND_LIST_SECONDS.labels(source=source, arm=arm.name).observe(seconds)
+        if shown is not None and source == "cached":
+            RECOMMEND_AGE_SECONDS.labels(arm=arm.name).observe(time.monotonic() - shown.made_s)
+        self.degradation[arm.name].observe(shown, generated=source == "generated")
+
+    def _told(self, shown: Ranked | None, request: RecommendRequest, source: Source, arm: RecommendArm) -> RecommendResponse:
         """The response; a list that is too short is filled up with popular items."""
-        RECOMMEND_LISTS.labels(source=source).inc()
         items = [] if shown is None else shown.item_ids.tolist()
         log_probs = [] if shown is None else shown.log_probs.tolist()
-        if self.settings.recommend.precision != "fp32":
+        if self.settings.recommend.precision != "fp32" or arm.weights:
             log_probs = [[]] * len(items)
         found = [Recommendation(item_id=item, generated=own) for item, own in zip(items, log_probs, strict=True)]
         if len(items) < request.count:
@@ -147,6 +160,7 @@ class RecommendService:
             parameter_version=None if shown is None else shown.parameter_version,
             reward_version="" if shown is None else shown.reward_version,
             index_version=self.recommender.index.version if shown is None else shown.index_version,
+            arm=arm.name,
         )
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -180,14 +194,14 @@ class RecommendService:
         began = time.perf_counter()
         try:
             found: list[tuple[Ranked, Context]] | Exception = self.recommender.recommend(
-                [one.request for one in asked], histories
+                [(one.request, one.arm) for one in asked], histories
             )
         except Exception as error:  # these requests fail, later ones may not
             log.exception("a batch of %d requests failed", len(asked))
             found = error
         seconds = time.perf_counter() - began
         RECOMMEND_BATCH_SECONDS.observe(seconds)
-        RECOMMEND_BATCH_USERS.set(len(asked))
+        RECOMMEND_BATCH_USERS.observe(len(asked))
         loop.call_soon_threadsafe(self._deliver, asked, found, seconds)
 
     def _deliver(self, asked: list[_Asked], found: list[tuple[Ranked, Context]] | Exception, seconds: float) -> None:

@@ -23,9 +23,11 @@ from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
 from common.stream import TOPICS, LogReader, StreamError, partition_of, topic_name
 
-POLL_S = 0.2
+POLL_S = 0.05
 POLL_RECORDS = 200
 """Few, since whoever reads histories waits for the interpreter while they are taken in."""
+REST_S = 0.25
+"""Between two looks when there is no more to read: looking all the time takes from who generates."""
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +84,7 @@ class SessionFollower:
             RECOMMEND_STREAM_LAG.labels(partition).set(behind)
         if not any(lag.values()):
             self.caught_up.set()
+            self._stop.wait(REST_S)
 
 
 class Histories:

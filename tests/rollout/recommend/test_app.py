@@ -19,9 +19,10 @@ from common.messages import Impression, Item, Label, RecommendRequest, Recommend
 from common.parameter_channel import Publisher
 from common.policy import build_policy, to_blob
 from common.session_log import LogWriter
-from common.settings import Settings, load_settings
+from common.settings import RecommendArm, Settings, load_settings
 from common.stream import Producer, create_topics, partition_of, topic_name
 from rollout.recommend.app import create_app
+from rollout.recommend.arms import Arms
 from rollout.recommend.service import RecommendService
 from rollout.recommend.sessions import Histories
 from tests.rollout.tiny_run import ITEMS, LEVELS, tiny_index, write_run
@@ -87,6 +88,7 @@ def world(
     own = getattr(request, "param", ())
     write_run(tmp_path, told, [f"stream.partitions={PARTITIONS}", "recommend.beam=64", "recommend.budget_ms=5000", *own])
     write_log(tmp_path / "log")
+    (tmp_path / "old.safetensors").write_bytes(to_blob(build_policy(load_settings(tmp_path / "settings.json").policy, 9)))
     settings, endpoints = load_settings(tmp_path / "settings.json"), Endpoints.read(tmp_path)
     with (
         closing(Publisher(redis_url, run, keep_s=60, timeout_s=5.0)) as publisher,
@@ -191,3 +193,29 @@ def test_bad_requests_name_the_field(ready: World, changes: dict[str, int], fiel
 
 def test_requests_have_defaults() -> None:
     assert RecommendRequest(user_id=1).count == 10
+
+
+ARMS = "recommend.arms=[{name='new'},{name='old',beam=16,weights='old.safetensors'}]"
+
+
+@pytest.mark.parametrize("world", [[ARMS]], indirect=True)
+def test_users_of_an_arm_are_served_by_its_own_policy_and_told_so(world: World) -> None:
+    world.publish(3)
+    await_that(lambda: world.client.get("/readyz").status_code == 200)
+    split = Arms(world.settings.recommend.arms)
+    users = {split.of(user).name: user for user in range(20)}
+    new, old = world.ask(user_id=users["new"]), world.ask(user_id=users["old"])
+    assert (new.arm, new.parameter_version, old.arm, old.parameter_version) == ("new", 3, "old", None)
+    assert all(one.generated for one in new.items)
+    assert not any(one.generated for one in old.items)
+    world.publish(4)
+    await_that(lambda: world.ask(user_id=users["new"]).parameter_version == 4)
+    assert 'onerec_recommend_lists_total{arm="old",source="generated"}' in world.client.get("/metrics").text
+
+
+@pytest.mark.parametrize("weights", ["missing.safetensors", "settings.json"])
+def test_weights_that_do_not_fit_are_named(ready: World, weights: str) -> None:
+    arms = [RecommendArm(name="old", weights=weights)]
+    changed = ready.settings.recommend.model_copy(update={"arms": tuple(arms)})
+    with pytest.raises(ValueError, match=f"weights must be a policy file.*{weights}"):
+        create_app(ready.folder, ready.endpoints, ready.settings.model_copy(update={"recommend": changed}))

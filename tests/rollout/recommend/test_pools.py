@@ -9,7 +9,7 @@ from rollout.recommend.pools import Pools, Ranked
 
 def ranked(items: list[int], made_s: float = 0.0, version: int = 1) -> Ranked:
     log_probs = np.stack([np.array(items, np.float32) * sign for sign in (-1, -2)], 1)
-    return Ranked(np.array(items, np.int64), log_probs, version, 1, made_s)
+    return Ranked(np.array(items, np.int64), log_probs, log_probs.sum(1), version, 1, made_s)
 
 
 def test_what_is_not_served_is_served_later_with_where_it_came_from() -> None:

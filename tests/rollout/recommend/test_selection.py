@@ -11,13 +11,14 @@ from rollout.recommend.selection import Selection
 from tests.rollout.reward_stub import Reply, RewardStub, scores_of
 
 ITEMS = [3, 19, 5, 27, 8]
-MADE = Ranked(np.array(ITEMS), np.arange(10, dtype=np.float32).reshape(5, 2), 4, 1, 0.0)
+LOG_PROBS = np.arange(10, dtype=np.float32).reshape(5, 2)
+MADE = Ranked(np.array(ITEMS), LOG_PROBS, LOG_PROBS.sum(1), 4, 1, 0.0)
 
 
 def selected(stub: RewardStub, count: int, budget_s: float = 5.0) -> Ranked:
-    selection = Selection(stub.url, count, budget_s)
+    selection = Selection(stub.url, budget_s)
     try:
-        return asyncio.run(selection.ordered(MADE, Context(1, 86_400_000)))
+        return asyncio.run(selection.ordered(MADE, Context(1, 86_400_000), count, "all"))
     finally:
         selection.close()
 
@@ -30,6 +31,7 @@ def test_the_first_items_come_by_reward_and_the_others_stay() -> None:
         assert (found.reward_version, found.parameter_version) == ("stub-1", 4)
         assert [sorted(scores_of(ITEMS[:4]), reverse=True)] == [scores_of(found.item_ids.tolist()[:4])]
         assert stub.requests[0].item_ids == ITEMS[:4]
+        assert found.values.tolist() == pytest.approx([*sorted(scores_of(ITEMS[:4]), reverse=True), np.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize("reply", [Reply(status=503), Reply(body=b"nonsense"), Reply(delay_s=30.0)])
