@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,16 +16,13 @@ from torch import Tensor
 
 from common.context import Context, UserEvents
 from common.item_index import ItemIndex
-from common.lifelong import compress
+from common.leaves import LeafCache
 from common.messages import POSITIVE
 from common.settings import PolicySettings
 
 BUCKETS = 64
 """Rows of the play, duration and age tables: 0 unknown, then logarithmic buckets."""
 LABEL_BITS = 9
-LEAF_TAGS = 8
-CACHED_USERS = 2048
-"""Compressed lifelong histories kept: a user's is the same for all requests of a day."""
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 Array = np.ndarray
@@ -93,7 +89,7 @@ class Featurizer:
     def __init__(self, policy: PolicySettings, index: ItemIndex) -> None:
         self.policy = policy
         self.index = index
-        self._clusters = lru_cache(CACHED_USERS)(self._compress)
+        self._leaves = LeafCache(index, policy.lifelong_length)
 
     def __call__(self, contexts: list[Context]) -> PolicyInputs:
         """Features of R contexts. Deterministic; looks at nothing outside the contexts and the snapshot."""
@@ -121,9 +117,10 @@ class Featurizer:
 
     def _pathway(self, parts: list[UserEvents], now: Array) -> EventFeatures:
         events = UserEvents.concatenate(parts)
-        where = _slots([len(p) for p in parts])
+        lengths = np.array([len(p) for p in parts])
+        where = _slots(lengths, int(lengths.max()))
         known = self.index.rows(events.item_id)
-        request_time = np.repeat(now, [len(p) for p in parts])
+        request_time = np.repeat(now, lengths)
         tags = self.index.tags[np.maximum(known, 0)]
         tags = np.where((known >= 0)[:, None], tags, -1)
         count = (tags >= 0).sum(1, keepdims=True)
@@ -162,57 +159,48 @@ class Featurizer:
 
     def _lifelong(self, contexts: list[Context]) -> EventFeatures:
         """Leaves of each user's events before the day of the request, newest leaf first."""
-        rows: list[dict[str, Array]] = []
-        for context in contexts:
-            before_today = context.events.time_ms < context.time_ms // DAY_MS * DAY_MS
-            rows.append(self._leaves(context.events.take(np.flatnonzero(before_today)), context.time_ms))
-        where = _slots([len(r["vid"]) for r in rows])
-        return _scatter({name: np.concatenate([r[name] for r in rows]) for name in rows[0]}, where)
-
-    def _compress(self, rows: bytes, time_ms: bytes) -> tuple[Array, Array, Array, Array]:
-        """Leaves of one past: leaf of each event, representative, tags and their weights of each leaf.
-
-        A pure function of its arguments, which change once a day for each user.
-        """
-        known = np.frombuffer(rows, np.int64)
-        times = np.frombuffer(time_ms, np.int64)
-        leaf_of, representative = compress(self.index.vectors[known], times, self.policy.lifelong_length)
-        return leaf_of, representative, *_leaf_tags(self.index.tags[known], leaf_of, len(representative))
-
-    def _leaves(self, events: UserEvents, now_ms: int) -> dict[str, Array]:
-        known = self.index.rows(events.item_id)
-        events, known = events.take(np.flatnonzero(known >= 0)), known[known >= 0]
-        leaf_of, representative, tags, weight = self._clusters(known.tobytes(), events.time_ms.tobytes())
-        count = np.bincount(leaf_of, minlength=len(representative))
+        events, known, sizes = self._before_today(contexts)
+        leaves = self._leaves.of(known, events.time_ms, sizes)
+        count = np.bincount(leaves.leaf_of, minlength=len(leaves.representative))
         mean = {
-            name: np.bincount(leaf_of, getattr(events, name), len(representative)) / np.maximum(count, 1)
+            name: np.bincount(leaves.leaf_of, getattr(events, name), len(count)) / np.maximum(count, 1)
             for name in ("time_ms", "play_ms", "duration_ms")
         }
-        newest = np.argsort(mean["time_ms"], kind="stable")[-self.policy.lifelong_length :]
-        chosen = representative[newest]
-        times = self._times(mean["time_ms"].astype(np.int64)[newest], np.full(len(newest), now_ms))
-        return (
+        request_time = np.repeat([context.time_ms for context in contexts], leaves.sizes)
+        chosen = leaves.representative
+        flat = (
             self._item_columns(events.item_id[chosen], known[chosen])
-            | times
+            | self._times(mean["time_ms"].astype(np.int64), request_time)
             | {
-                "tags": hashed(tags[newest], self.policy.tag_buckets),
-                "tag_weight": weight[newest],
-                "play": log_bucket(mean["play_ms"][newest]),
-                "duration": log_bucket(mean["duration_ms"][newest]),
+                "tags": hashed(leaves.tags, self.policy.tag_buckets),
+                "tag_weight": leaves.tag_weight,
+                "play": log_bucket(mean["play_ms"]),
+                "duration": log_bucket(mean["duration_ms"]),
                 "labels": events.labels[chosen],
-                "leaf_size": count[newest].astype(np.float32),
+                "leaf_size": count.astype(np.float32),
             }
         )
+        return _scatter(flat, _slots(leaves.sizes, self.policy.lifelong_length))
+
+    def _before_today(self, contexts: list[Context]) -> tuple[UserEvents, Array, Array]:
+        """All users' events before the day of their request with an item that is known, its row, and how many a user has."""
+        begins = [c.time_ms // DAY_MS * DAY_MS for c in contexts]
+        lengths = [len(c.events) for c in contexts]
+        events = UserEvents.concatenate([c.events for c in contexts])
+        known = self.index.rows(events.item_id)
+        wanted = (known >= 0) & (events.time_ms < np.repeat(begins, lengths))
+        sizes = np.bincount(np.repeat(np.arange(len(contexts)), lengths)[wanted], minlength=len(contexts))
+        return events.take(np.flatnonzero(wanted)), known[wanted], sizes
 
 
 def _positives(events: UserEvents, length: int) -> UserEvents:
     return events.take(np.flatnonzero(events.labels & int(POSITIVE))[-length:])
 
 
-def _slots(lengths: list[int]) -> Array:
-    """(R, L) indices into the concatenated events, newest first; -1 where there is none; L = longest, at least 1."""
+def _slots(lengths: Array, limit: int) -> Array:
+    """(R, L) indices into the concatenated events, newest first; -1 where there is none; 1 <= L = longest <= ``limit``."""
     ends = np.cumsum(lengths)
-    size = max(1, *lengths)
+    size = max(1, min(int(lengths.max()), limit))
     index = ends[:, None] - 1 - np.arange(size)[None, :]
     return np.where(index >= (ends - lengths)[:, None], index, -1)
 
@@ -224,20 +212,3 @@ def _scatter(flat: dict[str, Array], where: Array) -> EventFeatures:
         padded = np.concatenate([values, np.zeros((1, *values.shape[1:]), values.dtype)])
         columns[name] = torch.from_numpy(padded[where])  # -1 reads the appended zero row
     return EventFeatures(**columns)
-
-
-def _leaf_tags(tags: Array, leaf_of: Array, leaves: int) -> tuple[Array, Array]:
-    """The mean over each leaf of its events' tag distributions, kept to its `LEAF_TAGS` heaviest tags."""
-    out = np.full((leaves, LEAF_TAGS), -1, np.int64)
-    weight = np.zeros((leaves, LEAF_TAGS), np.float32)
-    event, column = np.nonzero(tags >= 0)
-    share = 1.0 / np.maximum((tags >= 0).sum(1), 1)[event]
-    pairs, inverse = np.unique(np.stack([leaf_of[event], tags[event, column]]), axis=1, return_inverse=True)
-    mass = np.bincount(inverse.ravel(), share, pairs.shape[1])
-    order = np.lexsort((pairs[1], -mass, pairs[0]))
-    leaf, tag, mass = pairs[0][order], pairs[1][order], mass[order]
-    rank = np.arange(len(leaf)) - np.searchsorted(leaf, leaf)
-    kept = rank < LEAF_TAGS
-    out[leaf[kept], rank[kept]] = tag[kept]
-    weight[leaf[kept], rank[kept]] = mass[kept]
-    return out, weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.context import Context, UserEvents
-from common.features import BUCKETS, EventFeatures, Featurizer, PolicyInputs, _leaf_tags, hashed, log_bucket
+from common.features import BUCKETS, EventFeatures, Featurizer, PolicyInputs, hashed, log_bucket
 from common.messages import POSITIVE
 from tests.factories import NOW_MS, TINY, make_context, make_events, make_index
 
@@ -93,23 +93,24 @@ def test_lifelong_sees_only_earlier_days_and_counts_every_event_once() -> None:
     assert torch.equal(alone.vid, with_today.vid)
 
 
-def test_a_leafs_tags_are_the_mean_of_its_events_tags() -> None:
-    """Leaf 0: {3, 5} and {3} give 3 three quarters and 5 one; leaf 1 has no tag; leaf 2 keeps its heaviest 8."""
-    tags = np.array([[3, 5], [3, -1], [-1, -1], *([k, k + 20] for k in range(6)), [2, -1]])
-    found, weight = _leaf_tags(tags, np.array([0, 0, 1, *[2] * 7]), 3)
-    assert found[0, :3].tolist() == [3, 5, -1]
-    np.testing.assert_allclose(weight[0, :3], [0.75, 0.25, 0.0])
-    assert (found[1] == -1).all()
-    assert not weight[1].any()
-    assert found[2].tolist() == [2, 0, 1, 3, 4, 5, 20, 21]
-    assert weight[2, 0] == weight[2].max() > weight[2, 1]
-    np.testing.assert_allclose(weight.sum(1), [1.0, 0.0, 1.0], rtol=1e-6)
-
-
 def test_features_are_a_function_of_the_context_alone() -> None:
     featurize = Featurizer(LIFELONG, make_index())
     assert equal(featurize([make_context(30)]), featurize([make_context(30)]))
     assert not equal(featurize([make_context(30)]), featurize([make_context(30, seed=9)]))
+
+
+def test_a_users_features_do_not_depend_on_who_else_is_in_the_batch() -> None:
+    index = make_index()
+    contexts = [Context(1, NOW_MS + 2 * 86_400_000, events=make_events(size, seed=size)) for size in (40, 1, 0, 75)]
+    together = Featurizer(LIFELONG, index)(contexts).lifelong
+    assert together is not None
+    for row, context in enumerate(contexts):
+        alone = Featurizer(LIFELONG, index)([context]).lifelong
+        assert alone is not None
+        size = int(alone.mask.sum())
+        assert together.mask[row].sum() == size
+        for name in ("vid", "tags", "tag_weight", "play", "leaf_size", "sids"):
+            assert torch.equal(getattr(together, name)[row, :size], getattr(alone, name)[0, :size])
 
 
 def test_contexts_survive_the_wire_with_their_digest() -> None:

@@ -85,6 +85,21 @@ def test_the_same_history_gives_the_same_leaves() -> None:
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=6), st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_several_histories_at_once_come_out_as_each_alone(sizes: list[int], seed: int) -> None:
+    parts = [history(size, seed + k) for k, size in enumerate(sizes)]
+    vectors, time_ms = (np.concatenate(column) for column in zip(*parts, strict=True))
+    leaf_of, representative = compress(vectors, time_ms, 40, np.array(sizes))
+    leaves, events = 0, 0
+    for part in parts:
+        alone, chosen = compress(*part, 40)
+        assert leaf_of[events : events + len(alone)].tolist() == (alone + leaves).tolist()
+        assert representative[leaves : leaves + len(chosen)].tolist() == (chosen + events).tolist()
+        leaves, events = leaves + len(chosen), events + len(alone)
+    assert leaves == len(representative)
+
+
 def test_a_long_history_compresses_to_the_leaves_asked_for() -> None:
     vectors = np.random.default_rng(0).normal(size=(10_000, 32)).astype(np.float32)
     leaf_of, representative = compress(vectors, np.arange(10_000, dtype=np.int64), 500)

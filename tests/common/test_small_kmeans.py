@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.small_kmeans import ITERATIONS, Floats, Ints, kmeans_labels, nearest_of_fitted
+from common.small_kmeans import ROUNDS, Floats, Ints, kmeans_labels, nearest_of_fitted
 
 
 def plain(points: Floats, clusters: int) -> tuple[Ints, Floats]:
@@ -21,11 +21,9 @@ def plain(points: Floats, clusters: int) -> tuple[Ints, Floats]:
         distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
     centroids = points[chosen]
     labels = np.argmin(((points[:, None] - centroids) ** 2).sum(2), 1)
-    for _ in range(ITERATIONS):
+    for _ in range(ROUNDS):
         centroids = np.stack([points[labels == k].mean(0) if (labels == k).any() else c for k, c in enumerate(centroids)])
         updated = np.argmin(((points[:, None] - centroids) ** 2).sum(2), 1)
-        if (updated == labels).all():
-            break
         labels = updated
     return updated, centroids
 
