@@ -8,6 +8,7 @@ positions, W beams, K levels, V codes, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 from common.features import PolicyInputs
 from common.policy.encoder_decoder import EncoderDecoder
 from common.policy.layers import Attention, DecoderLayer, EncoderLayer, FeedForward
+
+Allowed = Callable[[int, Tensor], list[int]]
+"""The number of a context and a beam's tokens so far, the start token first -> those that may follow."""
 
 
 class _Levelled(nn.Module):
@@ -103,8 +107,10 @@ def encoder_inputs(policy: EncoderDecoder, inputs: PolicyInputs) -> tuple[Tensor
     return embeddings, mask[:, 0, 0]
 
 
-def generate(model: LevelledT5, embeddings: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Hugging Face's beam search: codes (R, W, K), and their log-probabilities (R, W)."""
+def generate(
+    model: LevelledT5, embeddings: Tensor, mask: Tensor, width: int, allowed: Allowed | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hugging Face's beam search: codes (R, W, K), and their log-probabilities (R, W); ``allowed`` tells legal tokens."""
     searching: Any = model
     settings = searching.lm_head.policy.settings
     found = searching.generate(
@@ -116,6 +122,7 @@ def generate(model: LevelledT5, embeddings: Tensor, mask: Tensor, width: int) ->
         max_new_tokens=settings.levels,
         length_penalty=0.0,
         do_sample=False,
+        prefix_allowed_tokens_fn=allowed,
         return_dict_in_generate=True,
         output_scores=True,
     )

@@ -17,7 +17,7 @@ from common.policy.policy import Cache
 from common.tensor_trie import TensorTrie
 from rollout.extensions import Best, Extensions, Legal, all_extensions
 
-FIRST_GROUP = 64
+FIRST_GROUP = 256
 """Beams of a level that are decoded first; of the others only those that can still matter then."""
 LARGE = 2**18
 """Logits of a level (beams times codes) from which it pays to score in parts."""

@@ -1,6 +1,7 @@
 """The best extensions of beams by one code: by scoring all of them, or exactly the same ones by scoring few.
 
-Shape legend: R users, B beams, D width, V codes per level, W requested width, n rows of one user.
+Shape legend: R users, B beams, D width, V codes per level, W requested width, n rows of one user, C columns of them (all
+codes, or the children in a trie).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from common.tensor_trie import TensorTrie
 
-BLOCK = 2**22
-"""Logits that are in memory at a time."""
+BLOCK = 2**21
+"""Logits that are scored at a time: few enough to stay in the cache between the passes over them."""
 
 SEGMENT = 64
+
+ROUNDING = 1e-4
+"""More than sums of log-probabilities differ by, taken in another order."""
 
 Head = Callable[[Tensor], Tensor]
 """Decoder output (…, D) -> logits (…, V)."""
@@ -90,7 +94,6 @@ class Best:
         self.rows = 0
         """Beams that were scored."""
         self._found: list[Extensions] = []
-        self._count = 0
 
     def offer(self, head: Head, hidden: Tensor, score: Tensor, first: int, legal: Legal | None = None) -> None:
         """Beams ``first``, first + 1, …: decoder output (n, D) and scores (n,), best first; ``legal`` has nodes (n,)."""
@@ -103,7 +106,6 @@ class Best:
 
     def result(self) -> Extensions:
         """What was found (W,), best first; fewer than ``width`` where there are no more."""
-        self._cut()
         return self._found[0]
 
     def _block(self, logits: Tensor, score: Tensor, first: int, legal: Legal | None) -> None:
@@ -123,17 +125,17 @@ class Best:
             node=None if nodes is None else nodes[row, column],
         )
         self._found.append(found)
-        self._count += len(row)
-        if self._count >= 2 * self.width or self.bound == float("-inf"):
-            self._cut()
+        self._cut()
 
     def _candidates(self, log_probs: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns of all that may enter."""
-        if self.bound > float("-inf"):
-            return above(log_probs, self.bound - score)
-        total = (score.unsqueeze(-1) + log_probs).flatten()
-        best = total.topk(min(self.width, len(total))).indices
-        return best // log_probs.shape[-1], best % log_probs.shape[-1]
+        """Rows and columns of all that may enter.
+
+        Before there is a bound, the largest of every segment are extensions, too, of which the best few bound what enters.
+        """
+        peaks, bound = segment_peaks(log_probs), self.bound
+        if bound == float("-inf") and peaks.numel() >= self.width:
+            bound = float((score.unsqueeze(-1) + peaks).flatten().topk(self.width).values[-1])
+        return above(log_probs, peaks, bound - ROUNDING - score)
 
     def _cut(self) -> None:
         """Keep the best, and raise the bound if there are enough of them."""
@@ -150,16 +152,20 @@ class Best:
                 node=torch.cat(nodes)[order] if nodes else None,
             )
         ]
-        self._count = len(best)
         if len(best) == self.width:
             self.bound = float(best[-1])
 
 
-def above(values: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the values (n, V) that are above their row's limit (n,), found by the largest value of segments:
-    reading these is many times faster than comparing every value, and few segments have one."""
-    size = gcd(values.shape[-1], SEGMENT)
-    segments = values.unflatten(-1, (-1, size))
-    row, segment = (segments.amax(-1) > limits.unsqueeze(-1)).nonzero(as_tuple=True)
+def segment_peaks(values: Tensor) -> Tensor:
+    """The largest of every few neighbours among values (n, C): (n, S), where S divides C."""
+    segments: Tensor = values.unflatten(-1, (-1, gcd(values.shape[-1], SEGMENT)))
+    return segments.amax(-1)
+
+
+def above(values: Tensor, peaks: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the values (n, C) that are above their row's limit (n,), found by the `segment_peaks`: reading
+    these is many times faster than comparing every value, and few segments have one."""
+    segments = values.unflatten(-1, (peaks.shape[-1], -1))
+    row, segment = (peaks > limits.unsqueeze(-1)).nonzero(as_tuple=True)
     inside, column = (segments[row, segment] > limits[row].unsqueeze(-1)).nonzero(as_tuple=True)
-    return row[inside], segment[inside] * size + column
+    return row[inside], segment[inside] * segments.shape[-1] + column

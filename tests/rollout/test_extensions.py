@@ -14,7 +14,7 @@ from common.tensor_trie import TensorTrie
 from rollout import beam_search as searching
 from rollout import extensions
 from rollout.beam_search import beam_search
-from rollout.extensions import Best, above, all_extensions
+from rollout.extensions import Best, above, all_extensions, segment_peaks
 from tests.factories import ARCHITECTURES, make_context, make_index
 
 
@@ -65,7 +65,7 @@ def test_above_finds_every_value_above_its_rows_limit(seed: int, rows: int, colu
     values = torch.randn(rows, columns, generator=generator)
     values[0, 0] = float("-inf")
     limits = torch.randn(rows, generator=generator)
-    found = torch.stack(above(values, limits), 1).tolist()
+    found = torch.stack(above(values, segment_peaks(values), limits), 1).tolist()
     assert sorted(found) == (values > limits.unsqueeze(-1)).nonzero().tolist()
 
 
