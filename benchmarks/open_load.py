@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import BaseModel
 
 TIMEOUT_S = 20.0
-FAILED = "failed"
-"""The outcome of a request that got no list."""
+SOURCES = ("generated", "cached", "popular")
+"""Of lists."""
 
 
 class Load(BaseModel):
@@ -35,7 +35,7 @@ class Answered(BaseModel):
     """What became of a load."""
 
     outcomes: dict[str, int]
-    """Requests by source of their list, or `FAILED`."""
+    """Requests by source of their list; those that got none by status or error."""
     latency_ms: dict[str, float]
     """Of all requests: the quantiles p50, p90, p99 and the largest."""
     seconds: float
@@ -48,9 +48,10 @@ class Answered(BaseModel):
         """Lists generated a second."""
         return self.outcomes.get("generated", 0) / self.seconds
 
-    def share(self, source: str) -> float:
-        """Share of the requests that were answered so."""
-        return self.outcomes.get(source, 0) / sum(self.outcomes.values())
+    @property
+    def dropped(self) -> int:
+        """Requests that got no list."""
+        return sum(count for outcome, count in self.outcomes.items() if outcome not in SOURCES)
 
 
 def offer(load: Load) -> Answered:
@@ -83,7 +84,7 @@ async def _ask(client: httpx.AsyncClient, due: float, user: int, count: int) -> 
     await asyncio.sleep(max(due - time.perf_counter(), 0.0))
     try:
         reply = await client.post("/v1/recommend", json={"user_id": user, "count": count})
-        outcome = str(json.loads(reply.content)["source"]) if reply.status_code == 200 else FAILED
-    except httpx.HTTPError:
-        outcome = FAILED
+        outcome = str(json.loads(reply.content)["source"]) if reply.status_code == 200 else f"status {reply.status_code}"
+    except httpx.HTTPError as error:
+        outcome = type(error).__name__
     return time.perf_counter() - due, outcome

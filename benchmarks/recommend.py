@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from benchmarks.endpoint import Endpoint, Engine, World, serving
 from benchmarks.featurise import Scale as Size
 from benchmarks.harness import BenchResult, Claim
-from benchmarks.open_load import FAILED, Answered, Load
+from benchmarks.open_load import Answered, Load
 from common.compute import compute_with
 from common.settings import load_settings
 
@@ -41,9 +41,9 @@ class Scale(BaseModel):
     """By width of the beam."""
     count: int = 5
     """Items a request."""
-    runs: int = 3
+    runs: int = 5
     """Measurements of the saturation rate."""
-    run_s: float = 8.0
+    run_s: float = 5.0
     load_s: float = 25.0
     """Of each of the two loads."""
 
@@ -109,7 +109,7 @@ class Measured(BaseModel):
         assert self.busy is not None
         assert self.overload is not None
         ratio, runs = statistics.median(self.ratios), (*self.saturated, self.busy, self.overload)
-        dropped = sum(one.answered.outcomes.get(FAILED, 0) for one in runs)
+        dropped = sum(one.answered.dropped for one in runs)
         return [
             Claim(claim=f"at least {AT_LEAST:g} of the engine's rate", holds=ratio >= AT_LEAST, figures={"ratio": ratio}),
             _in_time(f"at {BUSY:.0%} of saturation", self.busy),

@@ -138,7 +138,7 @@ def arms_table(figures: list[ArmFigures]) -> Table:
     table.add_column("")
     table.add_column(first.arm, justify="right")
     for arm in others:
-        table.add_column(f"{arm.arm} over {first.arm}", justify="right")
+        table.add_column(f"{arm.arm} over {first.arm}", justify="right", no_wrap=True)
     table.add_row("users / sessions", *(f"{arm.users:,} / {arm.sessions:,}" for arm in figures))
     for name in MEASURES:
         table.add_row(name, f"{first.means[name]:,.3f}", *(_shown(arm.lifts.get(name)) for arm in others))

@@ -75,7 +75,7 @@ class Recommender:
                 log.warning("version %d could not be acknowledged: %s", self.version, error)
         newer_items = self._indexes.poll()
         if self._policy is not None and (loaded is not None or newer_items or not self._engines):
-            self._build(self._policy, all_of_them=newer_items or not self._engines)
+            self._build(self._policy, new_items=newer_items or not self._engines)
         return bool(self._engines)
 
     def warm_up(self) -> None:
@@ -117,12 +117,14 @@ class Recommender:
     def _key(self, arm: RecommendArm) -> tuple[str, int]:
         return arm.weights, self.settings.recommend.beam if arm.beam is None else arm.beam
 
-    def _build(self, newest: Policy, *, all_of_them: bool) -> None:
-        """Engines for what was taken up; those of kept policies only where they do not have the newest items."""
+    def _build(self, newest: Policy, *, new_items: bool) -> None:
+        """Engines with what was taken up. For newer parameters they stay, with the histories that they have compressed."""
         for weights, beam in {self._key(arm) for arm in self.settings.recommend.arms}:
-            if all_of_them or not weights:
+            if new_items:
                 policy = self._kept[weights] if weights else newest
                 self._engines[weights, beam] = GenerationEngine(policy, self.index, beam, constrained=True)
+            elif not weights:
+                self._engines[weights, beam].policy = newest.eval()
         RECOMMEND_INDEX_VERSION.set(self.index.version)
 
     def _ranked(self, made: Candidates, version: int | None) -> Ranked:
