@@ -118,7 +118,7 @@ class Featurizer:
     def _pathway(self, parts: list[UserEvents], now: Array) -> EventFeatures:
         events = UserEvents.concatenate(parts)
         lengths = np.array([len(p) for p in parts])
-        where = _slots(lengths, int(lengths.max()))
+        where = _slots(lengths, int(lengths.max(initial=0)))
         known = self.index.rows(events.item_id)
         request_time = np.repeat(now, lengths)
         tags = self.index.tags[np.maximum(known, 0)]
@@ -200,7 +200,7 @@ def _positives(events: UserEvents, length: int) -> UserEvents:
 def _slots(lengths: Array, limit: int) -> Array:
     """(R, L) indices into the concatenated events, newest first; -1 where there is none; 1 <= L = longest <= ``limit``."""
     ends = np.cumsum(lengths)
-    size = max(1, min(int(lengths.max()), limit))
+    size = max(1, min(int(lengths.max(initial=0)), limit))
     index = ends[:, None] - 1 - np.arange(size)[None, :]
     return np.where(index >= (ends - lengths)[:, None], index, -1)
 

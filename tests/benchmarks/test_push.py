@@ -19,7 +19,10 @@ def test_a_small_run_reaches_all_actors() -> None:
     assert result.rival is not None
     assert 0 < result.value < 60
     assert len(result.details["seconds"]["ours"]) == len(result.details["seconds"]["rival"]) == 2
-    assert result.details["claims"][0].holds == (result.value <= 1.5 * result.rival)
+    reaches, blocks = result.details["claims"]
+    assert reaches.holds == (result.value <= 1.5 * result.rival)
+    assert blocks.holds == (blocks.figures["times"] <= 1.5)
+    assert len(result.details["seconds"]["blocked"]) == len(result.details["seconds"]["copied"]) == 2
 
 
 def test_a_small_run_sends_the_rows_that_were_touched_and_all_dense_weights() -> None:
