@@ -123,9 +123,7 @@ def serve(app: FastAPI, run_folder: Path, worker: str, address: tuple[str, int])
     """
     host, port = address
     _check_host(host)
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    listener = listening(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listener.getsockname()[1]}"
     ready_file = run_folder / "ready" / f"{worker}.json"
@@ -138,6 +136,16 @@ def serve(app: FastAPI, run_folder: Path, worker: str, address: tuple[str, int])
         server.run(sockets=[listener])
     finally:
         ready_file.unlink(missing_ok=True)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A bound socket, which names its protocol: asyncio sends at once only on those that do. On others the body of an answer
+    waits some 40 ms until the caller has acknowledged its head."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
 
 
 def _check_host(host: str) -> None:

@@ -27,8 +27,8 @@ def test_a_small_endpoint_is_loaded_and_measured() -> None:
         events=20,
         users={4: 6},
         runs=1,
-        run_s=0.3,
-        load_s=0.3,
+        run_s=0.1,
+        load_s=0.1,
     )
     result = compare(scale, lambda _: None)
     assert result.rival is not None
