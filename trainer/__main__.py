@@ -53,9 +53,9 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
         closing.callback(producer.close)
         statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl", opened.run))
         worker = "trainer" if ranks.leads else f"trainer-{ranks.rank}"
-        Trainer(opened, journal, producer, publisher, statistics).run(
-            stop, lambda: say_ready(folder, worker, run=endpoints.run, metrics=metrics_url)
-        )
+        trainer = Trainer(opened, journal, producer, publisher, statistics)
+        closing.callback(trainer.commits.close)
+        trainer.run(stop, lambda: say_ready(folder, worker, run=endpoints.run, metrics=metrics_url))
 
 
 def _publisher(folder: Path, settings: Settings, endpoints: Endpoints) -> BackgroundPublisher:

@@ -11,18 +11,19 @@ unblocked by: new records, the end of the log as told in replay.json, the drain 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Event
 
 from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
-from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_CHECKPOINTS_FAILED, TRAINER_INDEX_VERSION
+from common.metrics import TRAINER_INDEX_VERSION
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
-from trainer.checkpoint import Checkpoint, CheckpointError, Identity, commit, oldest_index, policy_blob
+from trainer.checkpoint import CheckpointError, Identity, commit, oldest_index, policy_blob
+from trainer.committing import BackgroundCommit
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
 from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.parity import Snapshots
@@ -39,7 +40,7 @@ PATIENCE = 3
 """A request is given up after this many times what all attempts of the fleet may take."""
 PUBLISH_TIMEOUTS = 4
 """How long to wait for a publication that must be out, in units of the queue's timeout."""
-log = logging.getLogger(__name__)
+NOTHING = -1
 
 
 class Trainer:
@@ -63,6 +64,9 @@ class Trainer:
         )
         self.snapshots = Snapshots(lambda version: policy_blob(self.checkpoints, version))
         self.judge = GroupJudge(opened, self.snapshots)
+        self.commits = BackgroundCommit()
+        self.committing = NOTHING
+        """The step whose checkpoint is under way."""
         self.first_seen_s: dict[Position, float] = {}
 
     def run(self, stop: Event, on_live: Callable[[], None]) -> None:
@@ -79,8 +83,7 @@ class Trainer:
             self.adopt_index()
             self.step(records, self.judge_groups())
         self.drain(stop)
-        if not self.checkpoint():
-            raise CheckpointError(f"the steps behind checkpoint {self.state.staleness.newest} could not be written to disk")
+        self.checkpoint(wait=True)
         self.publish(wait=True)
 
     def recorded(self) -> list[JournalEntry]:
@@ -100,6 +103,7 @@ class Trainer:
         """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``."""
         wanted = self.settings.trainer.batch_sessions
         while True:
+            self.conclude_commit()
             ended = self.log_has_ended()
             ready = ended or len(self.sessions) >= self.ranks.part(wanted) or self.sessions.is_dry()
             held, are_ready, have_ended, stopped = self.ranks.told(len(self.sessions), ready, ended, stop.is_set())
@@ -190,8 +194,9 @@ class Trainer:
         self.request_rollouts(batch.requests)
         self.reject(batch.rejected)
         self.history.commit()
-        if entry.step % self.settings.sync.every == 0 and self.checkpoint():
-            self.publish()
+        self.conclude_commit()
+        if entry.step % self.settings.sync.every == 0:
+            self.checkpoint()
         self.statistics.step(self.state, metrics, judgements, time.perf_counter() - started, self.sessions.lag())
 
     def request_rollouts(self, drafts: list[RequestDraft]) -> None:
@@ -212,37 +217,46 @@ class Trainer:
             letter = dead_letter(record, reason).to_bytes()
             self.producer.send(self.opened.topic("dead-letters"), letter, 0, dead_letter_key(record))
 
-    def checkpoint(self) -> bool:
-        """Make the present state the truth, once everything it implies is out and on disk, on every rank.
+    def checkpoint(self, wait: bool = False) -> None:
+        """Begin to make the present state the truth, once everything it implies is out and on disk, on every rank.
 
-        False where rank 0's disk does not take it: the checkpoint before stays the truth, and the next one is tried.
+        The step waits for the copy of the state alone; rank 0 writes it beside the next steps.
+
+        Raises:
+            CheckpointError: with ``wait``, the disk did not take it.
         """
+        self.conclude_commit(wait=True)
         self.producer.flush()
         self.history.commit()
         step, staleness = self.state.step, self.state.staleness
-        if staleness.newest == step:
-            return True
-        staleness.publish(step)
-        self.state.frontier.compact(self.state.sessions)
-        with TRAINER_CHECKPOINT_SECONDS.time():
+        if staleness.newest != step:
+            self.state.frontier.compact(self.state.sessions)
             image = self.state.image(self.indexes.versions)
-            (written,) = self.ranks.told(not self.ranks.leads or self._commit(image))
-        if not written[0]:
-            staleness.withdraw(step)
-            return False
-        if self.ranks.leads:
-            self.indexes.pin(oldest_index(self.checkpoints) or self.indexes.versions[0])
-        self.snapshots.keep(staleness.admitted())
-        return True
+            if self.ranks.leads:
+                self.commits.begin(step, partial(commit, self.checkpoints, image, retain=staleness.admitted()))
+            self.committing = step
+            self.conclude_commit(wait=wait)
+        if wait and staleness.newest != step:
+            raise CheckpointError(f"the steps behind checkpoint {staleness.newest} could not be written to disk")
 
-    def _commit(self, image: Checkpoint) -> bool:
-        try:
-            commit(self.checkpoints, image, retain=self.state.staleness.admitted())
-        except OSError as error:
-            TRAINER_CHECKPOINTS_FAILED.inc()
-            log.error("checkpoint %d could not be written, training goes on from memory: %s", image.state.step, error)
-            return False
-        return True
+    def conclude_commit(self, wait: bool = False) -> None:
+        """Take up what became of the checkpoint under way, if any, on all ranks: once it is committed it is published.
+
+        Where the disk did not take it the checkpoint before stays the truth, and the next one is tried.
+        """
+        if self.committing == NOTHING:
+            return
+        taken = self.commits.done(wait=wait) if self.ranks.leads else None
+        ended, is_committed = (said[0] for said in self.ranks.told(taken is not None, bool(taken)))
+        if not ended:
+            return
+        step, self.committing = self.committing, NOTHING
+        if is_committed:
+            self.state.staleness.publish(step)
+            self.snapshots.keep(self.state.staleness.admitted())
+            if self.ranks.leads:
+                self.indexes.pin(oldest_index(self.checkpoints) or self.indexes.versions[0])
+            self.publish()
 
     def publish(self, wait: bool = False) -> None:
         """Have the parameters published that rollout is to have; ``wait`` until they are out."""
@@ -255,6 +269,7 @@ class Trainer:
         """At the end of the log, train the groups that are still under way, in steps without sessions."""
         deadline = time.monotonic() + self.settings.trainer.drain_s
         while True:
+            self.conclude_commit()
             waits = bool(self.state.frontier.outstanding) and time.monotonic() < deadline and not stop.is_set()
             judgements = self.judge_groups(POLL_S) if waits else []
             found, waiting, stopped = self.ranks.told(bool(judgements), waits, stop.is_set())

@@ -69,11 +69,13 @@ class Run:
         self.counters.update(counts)
 
     def image(self, indexes: list[int]) -> Checkpoint:
-        """The checkpoint of the present state of all ranks; ``indexes`` are the versions held, the one in force last.
+        """The checkpoint of the present state of all ranks: a copy, which later steps leave alone.
+
+        ``indexes`` are the versions held, the one in force last.
 
         With several ranks a collective: all of them call it at the same step.
         """
-        tensors = {f"optimizer.{name}": tensor for name, tensor in self.training.state_dict().items()}
+        tensors = {f"optimizer.{name}": tensor.clone() for name, tensor in self.training.state_dict().items()}
         tensors |= {f"filter.{name}": torch.from_numpy(array) for name, array in self.session_filter.state().items()}
         tensors |= {f"plays.{name}": torch.from_numpy(array) for name, array in self.play_times.state().items()}
         state = RunState(
@@ -83,7 +85,7 @@ class Run:
             groups=dict(self.groups),
             frontier=self.frontier.state(),
             indexes=indexes,
-            versions=self.staleness.versions,
+            versions=[*self.staleness.versions, self.step],
             counters=dict(self.counters),
         )
         return gathered(Checkpoint(to_blob(self.training.policy), tensors, state), self.training.ranks)
@@ -193,7 +195,6 @@ def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: S
     ranks, counts = run.training.ranks, run.identity.partitions
     run.sessions = {partition: 0 for partition in range(counts[SESSIONS]) if ranks.owns(partition)}
     run.groups = {partition: 0 for partition in range(counts[GROUPS]) if ranks.owns(partition)}
-    run.staleness.publish(0)
     checkpoint = run.image(indexes.versions)
     if ranks.leads:
         indexes.pin(indexes.versions[0])

@@ -104,13 +104,13 @@ def retrain(
         closing.callback(journal.close)
         statistics = closing.enter_context(Statistics(into / "trainer_stats.jsonl", opened.run))
         trainer = Trainer(opened, journal, Nowhere(), None, statistics)
+        closing.callback(trainer.commits.close)
         trainer.use_index()
         for entry in trainer.recorded():
             trainer.repeat(entry)
             if on_step:
                 on_step(entry.step, end)
-        if not trainer.checkpoint():
-            raise RetrainError(f"{into} has no room for the checkpoint of step {end}")
+        trainer.checkpoint(wait=True)
     return Retrained(recorded, load(into / "checkpoints", end))
 
 

@@ -27,11 +27,6 @@ class Staleness:
             raise ValueError(f"a new version must be greater than {self.versions[-1]}, got {version}")
         self.versions.append(version)
 
-    def withdraw(self, version: int) -> None:
-        """The newest version was never committed, and comes to nobody."""
-        assert self.newest == version, f"only the newest version {self.newest} can be withdrawn, not {version}"
-        self.versions.pop()
-
     @property
     def newest(self) -> int:
         """The newest version; -1 before the first."""

@@ -1,0 +1,55 @@
+"""Committing beside the steps: a thread writes one checkpoint while the next steps run.
+
+consumes:     checkpoints' images, one at a time
+produces:     committed checkpoints on disk
+waits for:    the disk
+unblocked by: its answer; `done` with ``wait`` waits for it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_CHECKPOINTS_FAILED
+
+log = logging.getLogger(__name__)
+
+
+class BackgroundCommit:
+    """At most one commit under way. A disk that does not take it is told, counted, and stops nothing."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._under_way: Future[bool] | None = None
+
+    def begin(self, step: int, commit: Callable[[], object]) -> None:
+        """Have the checkpoint of a step written; the one before must be `done`."""
+        assert self._under_way is None, "a commit is under way"
+        self._under_way = self._thread.submit(_committed, step, commit)
+
+    def done(self, *, wait: bool) -> bool | None:
+        """Whether the disk took what was begun, told once; None while it is under way, or if nothing is.
+
+        What a commit raises that is not the disk's, such as a wrong program, is raised here.
+        """
+        if self._under_way is None or not (wait or self._under_way.done()):
+            return None
+        ended, self._under_way = self._under_way, None
+        return ended.result()
+
+    def close(self) -> None:
+        """Let what is under way end."""
+        self._thread.shutdown()
+
+
+def _committed(step: int, commit: Callable[[], object]) -> bool:
+    try:
+        with TRAINER_CHECKPOINT_SECONDS.time():
+            commit()
+    except OSError as error:
+        TRAINER_CHECKPOINTS_FAILED.inc()
+        log.error("checkpoint %d could not be written, training goes on from memory: %s", step, error)
+        return False
+    return True
