@@ -4,8 +4,8 @@ Four processes follow the channel as rollout actors do and load every version in
 arrived when the last of them has acknowledged it. All weights change, so everything is sent. The rival writes the same bytes
 in the same chunks and reads them back once, without manifest, checksums or policies. Redis is the embedded one.
 
-The trainer's steps wait for what comes before that: the copy of the weights, and their checkpoint on disk, of which the
-version is a part. The bound for it is 1.5 times one copy of the bytes into new memory.
+The trainer's steps wait for what comes before that: the copy of the weights, which is then written and published beside
+them. The bound for it is 1.5 times one copy of the bytes into new memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from common.policy import Policy, build_policy, load_weights, to_blob
 from common.settings import PolicySettings, load_settings
 from deploy.local.embedded import start_redis
 from deploy.local.leash import tie
-from trainer.checkpoint import Checkpoint, Identity, RunState, commit
 
 Say = Callable[[str], None]
 SLOWER = 1.5
@@ -68,7 +67,7 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
         def theirs() -> None:
             pass_through(client, versions.newest[1])
 
-        blocked, copied = waited_for(policy, Path(name), scale.runs)
+        blocked, copied = waited_for(policy, scale.runs)
         nbytes, timed = len(versions.newest[1]), Race([], [])
         on_progress(f"{nbytes / 2**20:,.0f} MiB, {scale.runs} times")
         for warm_up in (ours, theirs, ours):
@@ -125,24 +124,12 @@ class Versions:
         self.newest = self.newest[0] + 1, to_blob(self.policy)
 
 
-def waited_for(policy: Policy, folder: Path, runs: int) -> tuple[list[float], list[float]]:
+def waited_for(policy: Policy, runs: int) -> tuple[list[float], list[float]]:
     """Seconds for which a version keeps the trainer from its steps, and those of one copy of its bytes, turn by turn."""
-    nobody = Identity(
-        run="bench",
-        prefix="",
-        partitions={},
-        logs={},
-        tokenizer_version="",
-        settings_digest="",
-        machine="",
-        torch="",
-        threads=1,
-    )
     weights = torch.frombuffer(bytearray(to_blob(policy)), dtype=torch.uint8)
     blocked, copied = [], []
-    for step in range(runs + 1):  # the first one warms up
-        state = RunState(step=step, identity=nobody, sessions={}, groups={}, indexes=[])
-        blocked.append(seconds(lambda: commit(folder / "checkpoints", Checkpoint(to_blob(policy), {}, state))))  # noqa: B023
+    for _ in range(runs + 1):  # the first one warms up
+        blocked.append(seconds(lambda: to_blob(policy)))
         copied.append(seconds(weights.clone))
     return blocked[1:], copied[1:]
 

@@ -6,7 +6,7 @@ import mmap
 from collections.abc import Callable
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from common.policy.encoder_decoder import EncoderDecoder
@@ -14,7 +14,7 @@ from common.policy.lazy_decoder import LazyDecoder
 from common.policy.policy import Memory, Policy, gather_codes
 from common.policy.session_decoder import SessionDecoder
 from common.settings import PolicySettings
-from common.tensor_file import Parameters, places
+from common.tensor_file import Parameters, packed, places
 
 __all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "gather_codes", "load_weights", "to_blob"]
 
@@ -36,7 +36,7 @@ def build_policy(settings: PolicySettings, seed: int = 0) -> Policy:
 
 def to_blob(policy: Policy) -> bytes:
     """The weights as safetensors bytes: what a checkpoint holds and what the parameter channel carries."""
-    return save({name: tensor.detach().contiguous() for name, tensor in _weights(policy).items()})
+    return packed({name: tensor.detach().cpu().contiguous() for name, tensor in _weights(policy).items()})
 
 
 def load_weights(policy: Policy, blob: Parameters) -> None:
