@@ -225,12 +225,12 @@ def _latencies(steps: list[Line], groups: list[Line], batches: list[Line]) -> Tr
 
 
 def _version_delays(steps: list[Line], batches: list[Line]) -> list[float]:
-    """For each version and actor: from the step that published it to the first batch generated with it, ms."""
-    published = {step["step"]: step["time_ms"] for step in steps if step["version"] == step["step"]}
+    """For each version and actor: from the end of the step that it is of to the first batch generated with it, ms."""
+    made = {step["step"]: step["time_ms"] for step in steps}
     first: dict[tuple[int, str], int] = {}
     for batch in batches:
         first.setdefault((batch["version"], batch["actor"]), batch["time_ms"])
-    return [max(0.0, time_ms - published[version]) for (version, _), time_ms in first.items() if version in published]
+    return [max(0.0, time_ms - made[version]) for (version, _), time_ms in first.items() if version in made]
 
 
 def _dead_letters(run: RunFolder, counters: Tree) -> Tree:

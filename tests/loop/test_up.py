@@ -141,6 +141,7 @@ def test_the_loop_closes(finished: tuple[Up, dict[str, Any], dict[str, int]]) ->
     assert groups["trained"] + sum(groups["dropped"].values()) == groups["requested"] > 10
     assert groups["candidates_min"] == groups["candidates_max"] == up.run.settings.rl.group_size
     assert report["parity"]["mean_abs_ratio_error"] < 1e-3
+    assert report["latency_ms"]["version_to_actor"]["p50"] > 0
     assert 0 < report["legality"]["first"] < 1
     assert report["retrieval"]["users"] > 0
     for key in ("next_day_before", "next_day_after"):
