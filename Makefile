@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup.stamp
 
-.PHONY: help setup demo test test-slow faults chaos check static lint types imports format clean
+.PHONY: help setup demo test test-slow faults chaos check static lint types imports format reference clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ chaos: setup  ## half an hour of the loop in which a part dies or freezes every 
 format: setup  ## rewrite the sources in the house's format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+reference: setup  ## write the settings and messages into the documentation's pages
+	$(BIN)/python -m deploy.reference
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) runs

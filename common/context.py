@@ -78,7 +78,7 @@ class UserEvents:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known of a user when a request arrives (strictly earlier events only, DESIGN 3.3)."""
+    """What is known of a user when a request arrives (strictly earlier events only)."""
 
     user_id: int
     time_ms: int

@@ -47,9 +47,10 @@ ArmName = Annotated[str, Field(max_length=32)]
 class Message(BaseModel):
     """Base of all messages: immutable, strict about unknown fields, loud about newer schemas."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     schema_version: int = SCHEMA_VERSION
+    """Rises when a field changes its meaning or goes; readers refuse what is newer than themselves."""
 
     @model_validator(mode="before")
     @classmethod
@@ -70,7 +71,7 @@ class Message(BaseModel):
 class Part(BaseModel):
     """Base of what lies inside messages."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Events(Part):
@@ -85,6 +86,7 @@ class Events(Part):
     play_ms: list[DurationMs] = []
     duration_ms: list[DurationMs] = []
     labels: list[LabelBits] = []
+    """Bits of `Label`."""
 
     @model_validator(mode="after")
     def _columns_agree(self) -> Self:
@@ -100,11 +102,15 @@ class Item(Message):
     item_id: Id
     author_id: Id = 0
     tags: list[Id] = []
+    """Category ids."""
     music_id: Id = 0
     duration_ms: DurationMs = 0
     publish_ms: TimeMs = 0
+    """When it was published; its age counts from then."""
     title: str = ""
+    """For people only."""
     category: str = ""
+    """For people, and for captions."""
 
 
 class ItemEvent(Message):
@@ -115,7 +121,9 @@ class ItemEvent(Message):
 
     item: Item
     content: Annotated[list[list[Annotated[float, Field(allow_inf_nan=False)]]], Field(max_length=1280)] = []
+    """Content vectors of one width, one or several."""
     removed: bool = False
+    """The item leaves the catalogue; its semantic ID stays its own."""
 
 
 class User(Message):
@@ -131,10 +139,14 @@ class Impression(Part):
 
     item_id: Id
     time_ms: TimeMs
+    """When it was shown."""
     play_ms: DurationMs = 0
+    """How long it was played."""
     duration_ms: DurationMs = 0
     labels: LabelBits = 0
+    """Bits of `Label`."""
     tab: Annotated[int, Field(ge=0, lt=256)] = 0
+    """The surface it was shown on."""
     generated: Annotated[list[LogProb], Field(max_length=5)] = []
     """Log-probabilities, by level, with which the policy generated the item; empty if it came from somewhere else."""
 
@@ -143,8 +155,10 @@ class Session(Message):
     """The impressions of one request (or of one window, where a data set has no requests), oldest first."""
 
     session_id: Annotated[str, Field(min_length=1, max_length=128)]
+    """A session that comes twice counts once."""
     user_id: Id
     time_ms: TimeMs
+    """When the list was asked for; times are the platform's, never a reader's clock."""
     impressions: Annotated[list[Impression], Field(min_length=1, max_length=1000)]
     arm: ArmName = ""
     """The arm of an online experiment that made the list (`RecommendResponse.arm`), or none. Nothing is trained on it."""
@@ -156,27 +170,36 @@ class Session(Message):
 
 
 class UserContext(Part):
-    """All that the policy and the preference model may know of a user at a request (DESIGN 3.4)."""
+    """All that the policy and the preference model may know of a user at a request."""
 
     user_id: Id
     profile: dict[str, Id] = {}
+    """Field name -> category id."""
     time_ms: TimeMs
+    """When the list is asked for."""
     tab: Annotated[int, Field(ge=0, lt=256)] = 0
+    """The surface it is for."""
     events: Events = Events()
+    """The user's history before the request, as far as models read it."""
 
 
 class RolloutRequest(Message):
     """Trainer -> fleet: generate a group for this context. The id is a function of run and stream position."""
 
     request_id: str
+    """A function of run, topic, partition and offset: sent again after a crash, it is the same."""
     run: str
     topic: str
+    """Of the session that caused it, with its partition and offset."""
     partition: Annotated[int, Field(ge=0)]
     offset: Annotated[int, Field(ge=0)]
     context: UserContext
     digest: str
+    """Of the context: a group that answers another context is dropped."""
     tokenizer_version: str
+    """Fingerprint of the codebooks."""
     index_version: Annotated[int, Field(ge=1)]
+    """The item index that decides which candidates are items."""
     requested_ms: TimeMs
 
 
@@ -184,40 +207,55 @@ class Sampler(Part):
     """How candidates were generated."""
 
     kind: Literal["beam", "sample"] = "beam"
+    """The best by beam search, or draws."""
     width: Annotated[int, Field(ge=1, le=4096)] = 512
+    """Candidates of a group."""
     constrained: bool = False
+    """Whether only items can come out."""
     top_k: Annotated[int, Field(ge=1)] | None = None
+    """Of draws: codes of a level that may be drawn."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of draws: the share of their probability that may be drawn."""
 
 
 class RolloutGroup(Message):
-    """Fleet -> trainer: the scored candidates of one request, and where they came from (DESIGN 3.5).
+    """Fleet -> trainer: the scored candidates of one request, and where they came from.
 
     ``codes`` and ``log_probs`` are G x levels (log-probs per level, fp32 of the behaviour policy); ``item_ids`` holds
     `NO_ITEM` and ``rewards`` holds null for illegal candidates. With ``failure`` set the group has no candidates:
-    the reward or the generation could not be had, and nothing is made up in its place (DESIGN 3.7).
+    the reward or the generation could not be had, and nothing is made up in its place.
     """
 
     request_id: str
+    """Of the request that it answers, as are the five after it."""
     run: str
     topic: str
     partition: Annotated[int, Field(ge=0)]
     offset: Annotated[int, Field(ge=0)]
     digest: str
     actor: str
+    """Who generated it."""
     parameter_version: Annotated[int, Field(ge=0)]
+    """The trainer's step whose parameters generated it."""
     reward_version: str = ""
+    """The preference model that scored it."""
     tokenizer_version: str
     index_version: Annotated[int, Field(ge=1)]
     sampler: Sampler
     codes: list[list[Annotated[int, Field(ge=0)]]] = []
+    """Semantic IDs, one code a level."""
     log_probs: list[list[LogProb]] = []
+    """Of the policy that generated them, by level."""
     item_ids: list[Annotated[int, Field(ge=NO_ITEM)]] = []
     rewards: list[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None] = []
+    """Null: no item, no reward."""
     failure: str = ""
+    """Why there are no candidates."""
     requested_ms: TimeMs
     generated_ms: Annotated[float, Field(ge=0)] = 0.0
+    """How long generation took."""
     scored_ms: Annotated[float, Field(ge=0)] = 0.0
+    """How long scoring took."""
     produced_ms: TimeMs
 
     @model_validator(mode="after")
@@ -240,12 +278,17 @@ class DeadLetter(Message):
     """A message that did not validate, its position, a one-line reason, and its bytes (head only beyond 64 KiB)."""
 
     topic: str
+    """Where the message lies, with its partition and offset."""
     partition: Annotated[int, Field(ge=0)]
     offset: Annotated[int, Field(ge=0)]
     reason: str
+    """What is wrong, in one line."""
     length: Annotated[int, Field(ge=0)]
+    """Bytes of the message."""
     xxh128: str
+    """Hash of all its bytes."""
     head_base64: str
+    """Its bytes, the first 64 KiB at most."""
 
 
 class ScoreRequest(Message):
@@ -254,6 +297,7 @@ class ScoreRequest(Message):
     context: UserContext
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=2048)]
     index_version: Annotated[int, Field(ge=1)]
+    """The index that the items are of; a service that no longer has it answers 410."""
     reward_version: Annotated[str, Field(max_length=64)] = ""
     """The model that must answer; empty leaves it to the service."""
 
@@ -266,7 +310,9 @@ class ScoreResponse(Message):
     rewards: list[float]
     """What reinforcement learns from: the profile's terms combined, rules applied."""
     p_score: list[float]
+    """The preference model's fused score."""
     towers: dict[str, list[float]]
+    """By objective: the predicted probability of each item."""
 
 
 class RecommendRequest(Message):
@@ -293,6 +339,7 @@ class RecommendResponse(Message):
     """A list, best first, and where it came from. It is shorter than asked for only if there are no more items."""
 
     items: list[Recommendation]
+    """Best first."""
     source: Literal["generated", "cached", "popular"]
     """Made for this request; left over from an earlier one of the user; or the same for everybody."""
     degraded: bool
@@ -300,6 +347,7 @@ class RecommendResponse(Message):
     age_s: Annotated[float, Field(ge=0)] = 0.0
     """How long ago the list was generated."""
     parameter_version: Annotated[int, Field(ge=0)] | None = None
+    """The trainer's step whose parameters made the list; null: they were not the trainer's, or none were."""
     reward_version: str = ""
     """The reward model that put them in order; empty: the most probable first."""
     index_version: Annotated[int, Field(ge=1)]

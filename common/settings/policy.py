@@ -59,21 +59,26 @@ class PolicySettings(Section):
     """The generative policy: its architecture, sizes and inputs (docs/architectures.md)."""
 
     architecture: Literal["encoder_decoder", "lazy_decoder", "session_decoder"] = "encoder_decoder"
+    """V1, V2 (OneRec-V2) or the first OneRec's, which generates a session's items together."""
     lazy: LazySettings = LazySettings()
     """Read by ``lazy_decoder`` alone."""
     session_items: Annotated[int, Field(ge=2)] = 5
     """Items of a session that ``session_decoder`` generates together."""
     d_model: Annotated[int, Field(ge=8)] = 64
+    """Width of the residual stream."""
     heads: Positive = 4
+    """Of attention; they divide ``d_model``."""
     encoder_layers: Positive = 1
     """The lazy decoder has no encoder."""
     decoder_layers: Positive = 1
+    """Blocks of the decoder."""
     item_path: bool = False
     """V1 and the session decoder: a residual path from the newest item to the code tables. Items skip the pathway's MLP, and
     decoding begins with the newest event's encoding, as next-item models without a decoder have it (SASRec)."""
     ffn: Positive = 128
     """Hidden width of a feed-forward network: two matrices with GELU, in the lazy decoder SwiGLU (three)."""
     levels: Annotated[int, Field(ge=2, le=5)] = 3
+    """Codes of a semantic ID, and so steps of a search."""
     codes: Annotated[int, Field(ge=2, le=65536)] = 96
     """Codebook size N_t of every level."""
     feature_width: Annotated[int, Field(ge=4)] = 16
@@ -83,18 +88,27 @@ class PolicySettings(Section):
     static_fields: list[str] = Field(default=[])
     """Profile fields (in this order) that enter the user-static pathway beside the user id."""
     static_width: Annotated[int, Field(ge=4)] = 16
+    """Width of each embedding of the user-static pathway."""
     static_buckets: Annotated[int, Field(ge=2)] = 1024
+    """Rows of the hashed table of profile values."""
     user_buckets: Annotated[int, Field(ge=2)] = 4096
+    """Rows of the hashed user table."""
     item_buckets: Annotated[int, Field(ge=2)] = 8192
     """Rows of the hashed item (vid) table; row 0 is padding."""
     author_buckets: Annotated[int, Field(ge=2)] = 4096
+    """Rows of the hashed author table."""
     tag_buckets: Annotated[int, Field(ge=2)] = 1024
+    """Rows of the hashed tag table."""
     short_length: Annotated[int, Field(ge=1)] = 20
+    """Newest events of any kind that the policy reads."""
     positive_length: Annotated[int, Field(ge=1)] = 32
+    """Newest positive events that it reads (interactions and long views)."""
     lifelong_length: Annotated[int, Field(ge=0)] = 0
     """Representatives kept by the lifelong compression; 0 turns the pathway off."""
     lifelong_queries: Positive = 8
+    """Queries of the QFormer that reads the representatives."""
     lifelong_blocks: Positive = 2
+    """Blocks of that QFormer."""
     vid_input: bool = True
     """A history item is known by the embedding of its hashed id."""
     sid_input: bool = True
@@ -102,6 +116,7 @@ class PolicySettings(Section):
     side_inputs: bool = True
     """A history event also brings author, tags, time, play time, duration and labels."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of activations left out while training; 0 where reinforcement's ratios must be exact."""
     moe: MoeSettings = MoeSettings()
 
     @model_validator(mode="after")

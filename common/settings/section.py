@@ -15,4 +15,4 @@ Weight = Annotated[float, Field(ge=0.0)]
 class Section(BaseModel):
     """A part of the tree: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

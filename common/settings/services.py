@@ -17,6 +17,7 @@ class StreamSettings(Section):
     prefix: str = "onerec"
     """First part of every topic name; `onerec up` appends the run's name."""
     partitions: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Of ``sessions``, ``rollout-requests`` and ``rollout-groups``; a user's are all in one."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Bound on every call to the broker."""
 
@@ -27,6 +28,7 @@ class RedisSettings(Section):
     url: SecretStr = SecretStr("")
     """``redis://…`` of an existing server (set it as ONEREC_REDIS__URL, never in argv); empty starts the embedded one."""
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """Bound on every call to Redis."""
     keep_s: Positive = 3600
     """Parameter versions disappear after this time at the latest."""
 
@@ -46,11 +48,15 @@ class RolloutSettings(Section):
     """The rollout fleet."""
 
     actors: Positive = 2
+    """Processes that generate, each with a copy of the parameters' structure and one shared copy of their bytes."""
     actor_cpus: Annotated[float, Field(gt=0)] = 0.5
+    """What an actor takes of Ray's count of cores; below 1 several share one."""
     batch: Positive = 4
     """Requests an actor takes at once."""
     attempts: Positive = 3
+    """Times that a request is tried before it becomes a dead letter."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """An actor that takes longer for its batch is replaced."""
 
 
 class RecommendArm(Section):
@@ -61,7 +67,9 @@ class RecommendArm(Section):
     share: Annotated[float, Field(gt=0)] = 1.0
     """Of the users, over the sum of all arms' shares."""
     beam: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """In place of ``recommend.beam``."""
     select: Annotated[int, Field(ge=0, le=2048)] | None = None
+    """In place of ``recommend.select``."""
     weights: str = ""
     """A policy file (absolute, or in the run folder) that the arm keeps, such as pretrained/policy.safetensors; empty: the
     newest parameters. Its lists carry no log-probabilities, as these are not those of the trainer's parameters."""
@@ -107,18 +115,25 @@ class EvaluationSettings(Section):
     """Offline evaluation by the frozen protocol."""
 
     beam: Annotated[int, Field(ge=1)] = 128
+    """Width of the search, which is constrained to items."""
     max_users: Annotated[int, Field(ge=0)] = 0
     """Evaluate a seeded sample of this many users; 0 means all."""
     bootstrap: Positive = 1000
+    """Resamples of users behind each p-value."""
     mask_seen: bool = True
+    """Leave out items of a user's history."""
 
 
 class SimulatorSettings(Section):
     """The simulator's size."""
 
     items: Annotated[int, Field(ge=50)] = 8000
+    """In the catalogue at the end of the last day."""
     users: Annotated[int, Field(ge=10)] = 1000
+    """Who ask for lists."""
     days: Annotated[int, Field(ge=3)] = 14
+    """Length of the log."""
     content_tokens: Annotated[int, Field(ge=1, le=64)] = 1
     """Content vectors of an item: 1 is its own, more are as many noisy linear views of it."""
     requests_per_user: Positive = 70
+    """How often a user asks, on average; some are busier."""

@@ -18,11 +18,15 @@ class AlignmentSettings(Section):
     width: Annotated[int, Field(ge=8)] = 384
     """d_t of queries and content tokens; the report uses 512. One narrower than the content loses some of it."""
     queries: Positive = 4
+    """Learned queries; an item's aligned vector is made of as many tokens."""
     layers: Positive = 4
+    """Blocks of the QFormer."""
     heads: Positive = 8
+    """Of attention; they divide ``width``."""
     literal: bool = False
     """The update as printed in the report (no residual connections) instead of pre-norm residuals."""
     steps: Positive = 150
+    """Of training, each on ``batch`` pairs."""
     batch: Annotated[int, Field(ge=2)] = 512
     """Item pairs of a step; each other pair's second item is a negative."""
     learning_rate: Rate = 3e-4
@@ -30,15 +34,20 @@ class AlignmentSettings(Section):
     caption_learning_rate: Rate = 2e-3
     """Of the caption decoder's trained parts, which begin from nothing."""
     weight_decay: Weight = 0.01
+    """Of AdamW."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of activations left out while training."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Of the contrast: similarities are divided by it."""
     symmetric: bool = False
     """Contrast in both directions of a pair instead of one."""
     popularity_correction: Share = 1.0
     """How much of the log of an item's share of the pairs is taken from its logit as a negative: with 0 (the report's
     loss) likeness is learned relative to popularity, with 1 popular items come closer to all they are paired with."""
     contrast_weight: Weight = 1.0
+    """Weight of the contrast of item pairs."""
     caption_weight: Weight = 4.0
+    """Weight of the caption loss."""
     caption_batch: Positive = 64
     """Captions of a step; the items are drawn from the step's pairs."""
     caption_tokens: Annotated[int, Field(ge=2)] = 24
@@ -59,13 +68,17 @@ class RqVaeSettings(Section):
     """The residual-quantised autoencoder, the rival of RQ-Kmeans."""
 
     latent: Positive = 32
+    """Width of what is quantised."""
     hidden: list[Positive] = Field(default=[512, 256, 128])
+    """Widths of the encoder's hidden layers; the decoder has them in reverse."""
     epochs: Positive = 60
     """Of these, the first ``warm_up`` are without codes."""
     warm_up: Annotated[int, Field(ge=0)] = 0
     """Codebooks start from k-means after this many epochs: on random weights (0) the first level may collapse."""
     batch: Positive = 1024
+    """Items of a step."""
     learning_rate: Rate = 1e-3
+    """Of Adam."""
     commitment: Weight = 0.25
     """Beta: how strongly residuals are drawn to their codes."""
 
@@ -95,16 +108,22 @@ class TokenizerSettings(Section):
     vectors: Literal["joined", "aligned"] = "joined"
     """``joined``: collaborative (PPMI-SVD) beside content vectors; ``aligned``: QFormer vectors of the content."""
     collaborative_width: Positive = 64
+    """Dimensions kept of the factorised co-occurrence."""
     content_width: Positive = 32
+    """Dimensions kept of the content vectors, by PCA."""
     collaborative_weight: Weight = 1.0
+    """Length of the collaborative part of a joined vector."""
     content_weight: Weight = 0.5
+    """Length of its content part."""
     window: Positive = 10
     """Two items of one user co-occur when they are at most this many positions apart."""
     alignment: AlignmentSettings = AlignmentSettings()
     method: Literal["rq_kmeans", "balanced", "rq_vae"] = "rq_kmeans"
+    """How vectors become codes: residual k-means, the same with balanced clusters, or an autoencoder."""
     backend: Literal["auto", "torch", "faiss"] = "auto"
     """Who runs k-means; ``auto`` takes faiss where it is installed."""
     iterations: Positive = 25
+    """Of k-means, at each level."""
     balanced_method: Literal["capacity", "mincost"] = "capacity"
     """``mincost`` finds the best balanced assignment, for small catalogues only."""
     rq_vae: RqVaeSettings = RqVaeSettings()

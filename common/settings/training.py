@@ -13,16 +13,23 @@ class PretrainSettings(Section):
     """Next-token prediction before streaming: on initial histories, then on the warm window."""
 
     history_epochs: Annotated[int, Field(ge=0)] = 1
+    """Passes over the histories from before the log."""
     warm_epochs: Annotated[int, Field(ge=0)] = 1
+    """Passes over the warm days' sessions."""
     targets_per_context: Positive = 8
+    """Next items that one encoded context is trained on, at most."""
     batch_contexts: Positive = 64
+    """Contexts of a step."""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that each take a share of every batch; their number is part of the result (order of summation)."""
     learning_rate: Rate = 1e-3
+    """Of the dense weights, after warm-up; falls to a tenth of it along a cosine."""
     sparse_learning_rate: Rate = 3e-2
     """Of the id tables: about how far a row's first update moves it; the n-th moves it by this over sqrt(n)."""
     warmup_share: Share = 0.02
+    """Share of the steps in which the rate rises."""
     weight_decay: Weight = 0.01
+    """Of the dense weights."""
     item_distillation: Share = 0.0
     """Share of each level's target that comes from a softmax over all items, which is learned beside the policy. Needs
     ``policy.item_path``; costs an operation per target, item and dimension, so that it is for small catalogues."""
@@ -61,10 +68,15 @@ class RewardSettings(Section):
     """The preference model (OneRec technical report, section 2.4.1)."""
 
     width: Positive = 32
+    """Of embeddings and towers."""
     history: Positive = 100
+    """Events of a user that the search unit finds for an item, at most."""
     epochs: Positive = 1
+    """Passes over the impressions."""
     batch: Positive = 512
+    """Impressions of a step."""
     learning_rate: Rate = 2e-3
+    """Of the optimizer."""
     max_weight: Weight = 20.0
     """Objective weights are 1 / prevalence, clipped here."""
     reweighting_rounds: Annotated[int, Field(ge=0, le=100)] = 0
@@ -85,6 +97,7 @@ class FilterSettings(Section):
     """RSFT: keep the better half of the sessions by play duration (OneRec technical report, section 3.3)."""
 
     window: Positive = 100_000
+    """Sessions whose play times the median is of."""
     warmup: Annotated[int, Field(ge=0)] = 1000
     """Sessions kept unconditionally while the streaming median has seen fewer than this many."""
 
@@ -105,10 +118,13 @@ class TrainerSettings(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the next-token loss's matrix products; reinforcement always runs in fp32, since its ratios compare log-probs."""
     learning_rate: Rate = 8e-5
+    """Of the dense weights."""
     sparse_learning_rate: Rate = 1e-4
     """The published rate, with row-wise Adagrad in place of an optimizer that the report does not name."""
     weight_decay: Weight = 0.01
+    """Of the dense weights."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Longest gradient of a step; a longer one is scaled down to it."""
     drain_s: Annotated[float, Field(ge=0)] = 60.0
     """How long to wait at the end of a finite log for outstanding groups."""
 
@@ -130,6 +146,7 @@ class RlSettings(Section):
     rate: Share = 0.01
     """Share of users (by a hash of user and day) for whom rollouts are requested."""
     group_size: Annotated[int, Field(ge=2, le=2048)] = 512
+    """Candidates of a group (G)."""
     candidates: Literal["beam", "sample"] = "beam"
     """The best by beam search, or draws from the truncated policy."""
     top_k: Positive = 100
@@ -148,9 +165,13 @@ class RlSettings(Section):
     beta: Rate = 0.1
     """Of DPO: how fast a pair that the policy already tells apart ceases to push."""
     eps: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Ratios beyond 1 ± this are clipped."""
     delta: Annotated[float, Field(ge=0)] = 0.1
+    """ECPO: a negative advantage's ratio is bounded at 1 + eps + this before it is used."""
     lambda_preference: Weight = 0.1
+    """Weight of the preference term."""
     lambda_format: Weight = 0.1
+    """Weight of the format term."""
     lambda_feedback: Weight = 0.0
     """Of reinforcement by what users did with the items they were shown, by GBPO; 0 leaves it out (OneRec-V2, section 4)."""
     duration_base: Annotated[float, Field(gt=1)] = 2.0

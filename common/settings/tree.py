@@ -46,9 +46,11 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         frozen=True,
         nested_model_default_partial_update=True,
+        use_attribute_docstrings=True,
     )
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of every random draw: models' first weights, batches' order, simulated users."""
     stream: StreamSettings = StreamSettings()
     redis: RedisSettings = RedisSettings()
     split: SplitSettings = SplitSettings()
