@@ -50,6 +50,6 @@ def test_every_make_target_is_there(page: str) -> None:
 
 
 def test_a_wrong_command_is_found() -> None:
-    for words, told in ((("upp",), "there is no 'upp'"), (("up", "--nope"), "--nope"), (("report",), "--run-folder")):
+    for words, told in ((("upp",), "there is no 'upp'"), (("up", "--nope"), "--nope"), (("report",), "run_folder")):
         with pytest.raises(Exception, match=told):
             parse(Command(("onerec", *words), block=True))
