@@ -46,6 +46,7 @@ def beam_search(
     """The ``width`` most probable semantic IDs of each user (level 1 keeps min(width, V)), or with a session decoder the
     most probable sessions of ``items`` of them.
 
+    With a trie that has a root for every user (`TensorTrie.under`) each user's search stays below their own prefixes.
     Exact among prefixes kept: every level compares all extensions of all kept beams before cutting to ``width``. With
     ``prune`` those that cannot be among the best are not scored; None: where that pays, with large codebooks on a CPU.
     """
@@ -55,14 +56,14 @@ def beam_search(
     users = len(mask)
     score = torch.zeros(users, 1, device=mask.device)
     codes = torch.empty(users, 1, 0, dtype=torch.int64, device=mask.device)
-    nodes = codes.new_zeros(users, 1)
+    nodes = roots = codes.new_zeros(users, 1) if trie is None else trie.roots(users).unsqueeze(1)
     log_probs = torch.empty(users, 1, 0, device=mask.device)
     cache: Cache = []
     last = items * settings.levels - 1
     extend = _pruned if prune else _dense
     for position in range(last + 1):
         level = position % settings.levels
-        legal = None if trie is None else Legal(trie, level, nodes if level else torch.zeros_like(nodes))
+        legal = None if trie is None else Legal(trie, level, nodes if level else roots.expand_as(nodes))
         best, cache = extend(policy, memory, codes, cache, score, width, level, legal)
         codes = torch.cat((reorder(codes, best.parent), best.code.unsqueeze(-1)), -1)
         log_probs = torch.cat((reorder(log_probs, best.parent), best.log_prob.unsqueeze(-1)), -1)

@@ -61,12 +61,34 @@ class GenerationEngine:
 
         Draws need a seed for each context, on which alone they depend: not on the other contexts.
         """
+        return self._generate(contexts, seeds, self.trie)
+
+    @torch.no_grad()
+    def generate_under(self, contexts: list[Context], prefixes: Sequence[npt.NDArray[np.int64]]) -> list[Candidates]:
+        """As a constrained `generate`, but a user's items begin with one of the user's prefixes (P, k), such as a slower
+        model has chosen beforehand (OneRec-Think, Think-Ahead serving). A user without prefixes gets any items.
+
+        Raises:
+            ValueError: as `TensorTrie.under`.
+        """
+        assert self.trie is not None, "only a constrained engine knows which prefixes items have"
+        bound = [user for user, prefix in enumerate(prefixes) if len(prefix)]
+        free = [user for user, prefix in enumerate(prefixes) if not len(prefix)]
+        found: dict[int, Candidates] = {}
+        if bound:
+            below = self.trie.under([torch.from_numpy(prefixes[user]) for user in bound])
+            found |= zip(bound, self._generate([contexts[user] for user in bound], (), below), strict=True)
+        if free:
+            found |= zip(free, self.generate([contexts[user] for user in free]), strict=True)
+        return [found[user] for user in range(len(contexts))]
+
+    def _generate(self, contexts: list[Context], seeds: Sequence[int], trie: TensorTrie | None) -> list[Candidates]:
         device = next(self.policy.parameters()).device
         memory = self.policy.encode(self.featurizer(contexts).to(device))
         if self.truncation:
             beams = sample(self.policy, memory, self._uniforms(contexts, seeds).to(device), self.truncation)
         else:
-            beams = beam_search(self.policy, memory, self.width, self.trie)
+            beams = beam_search(self.policy, memory, self.width, trie)
         all_codes, all_log_probs = beams.codes.cpu().numpy(), beams.log_probs.cpu().numpy()
         out = []
         for codes, log_probs in zip(all_codes, all_log_probs, strict=True):

@@ -30,3 +30,22 @@ def test_generation_does_not_depend_on_the_batch() -> None:
     for context, together in zip(contexts, engine.generate(contexts), strict=True):
         [alone] = engine.generate([context])
         np.testing.assert_allclose(alone.log_probs.sum(-1), together.log_probs.sum(-1), atol=1e-5)
+
+
+def test_items_begin_with_one_of_the_users_prefixes() -> None:
+    index = make_index()
+    engine = GenerationEngine(build_policy(TINY), index, width=200, constrained=True)
+    contexts = [make_context(n, seed=n) for n in (0, 4, 40)]
+    legal = np.unique(index.sids[:, :2], axis=0)
+    some, none = legal[::5], legal[:0]
+    chosen = [some, none, legal]
+    everything = engine.generate(contexts)
+    for user, found in enumerate(engine.generate_under(contexts, chosen)):
+        expected = everything[user]
+        if user == 0:
+            keep = (expected.codes[:, None, :2] == some[None]).all(-1).any(-1)
+            assert 0 < keep.sum() < len(keep)
+            np.testing.assert_array_equal(found.codes, expected.codes[keep])
+        else:  # without prefixes, or with all of them: any items
+            np.testing.assert_array_equal(found.codes, expected.codes)
+            np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
