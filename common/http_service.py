@@ -108,6 +108,7 @@ class _ReadyServer(uvicorn.Server):
         """Start (which includes the warm-up), then write the ready file."""
         await super().startup(sockets)
         prefer_latency()
+        logging.getLogger(self.ready_file.stem).info("ready at %s", self.url)
         self.ready_file.parent.mkdir(exist_ok=True)
         temporary = self.ready_file.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps({"url": self.url, "pid": os.getpid(), "metrics": f"{self.url}/metrics"}))

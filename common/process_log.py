@@ -1,8 +1,7 @@
 """The log of a worker process on stderr: lines for people, or with ``ONEREC_LOG_FORMAT=json`` one JSON object a line.
 
 A JSON line holds ``time`` (UTC), ``level``, ``logger``, ``message``, ``process``, ``pid`` and ``run``, for a failure its
-traceback as ``error``, and what the call gives as ``extra``: a parameter ``version``, a ``step``, a ``reason``, a ``user``.
-Users appear only as `user_tag` names them.
+traceback as ``error``, and those of `FACTS` that the call gives. Users appear only as `user_tag` names them.
 """
 
 from __future__ import annotations
@@ -25,13 +24,16 @@ from types import TracebackType
 
 from common.access import access
 from common.endpoints import Endpoints
+from common.printed_lines import PrintedLines
 
 FORMAT_VARIABLE = "ONEREC_LOG_FORMAT"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 BURST, WINDOW_S = 10, 60.0
 """So many records of one kind within so many seconds are let through."""
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-log = logging.getLogger(__name__)
+FACTS = ("version", "step", "reason", "user")
+"""What a call may give as ``extra``: parameter version, trainer's step, kind of a failure, `user_tag`."""
+QUIETER = dict.fromkeys(("kafka", "httpx", "uvicorn"), logging.WARNING) | {"kafka.net.selector": logging.ERROR}
+"""Libraries that tell every request or every start, or warn of pauses that are our own steps."""
 
 
 def start_log(process: str, run_folder: Path) -> None:
@@ -43,16 +45,19 @@ def start_log(process: str, run_folder: Path) -> None:
     wanted = os.environ.get(FORMAT_VARIABLE, "text")
     if wanted not in {"text", "json"}:
         raise ValueError(f"{FORMAT_VARIABLE} must be text or json, got {wanted!r}")
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines(process, run_folder) if wanted == "json" else logging.Formatter(TEXT))
+    handler = logging.StreamHandler(sys.__stderr__)
+    handler.setFormatter(logging.Formatter(TEXT))
+    if wanted == "json":
+        handler.setFormatter(JsonLines(process, run_folder))
+        sys.stdout = sys.stderr = PrintedLines(handler.stream)
     handler.addFilter(FloodGate())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("kafka").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name, level in QUIETER.items():
+        logging.getLogger(name).setLevel(level)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda told: _log_uncaught(told.exc_type, told.exc_value, told.exc_traceback)
-    log.info("%s started: version %s, Python %s, pid %d", process, _own_version(), platform.python_version(), os.getpid())
+    logging.getLogger(process).info("started: version %s, Python %s", _own_version(), platform.python_version())
 
 
 def user_tag(user_id: int) -> str:
@@ -82,10 +87,10 @@ class JsonLines(logging.Formatter):
             "pid": record.process,
             "run": self._run_name(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        line |= {name: vars(record)[name] for name in FACTS if vars(record).get(name) is not None}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(line)
 
     def _run_name(self) -> str:
         """Of the run once it has one: the reward service is started before it."""
@@ -137,4 +142,4 @@ def _own_version() -> str:
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     error = error or kind()
-    log.critical("uncaught %s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+    logging.getLogger("uncaught").critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))

@@ -50,6 +50,7 @@ def say_ready(folder: Path, worker: str, **facts: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"pid": os.getpid(), **facts}))
     temporary.replace(path)
+    logging.getLogger(worker).info("ready")
 
 
 def prefer_latency() -> None:

@@ -201,7 +201,7 @@ def _spawn_step(run: RunFolder, step: str, threads: int) -> Child:
     command = [sys.executable, "-m", "deploy.local.prepare", step]
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     arguments = ["--run-folder", str(run.path), "--threads", str(threads)]
-    return spawn([*command, *arguments], run.log_file(step), environment, step)
+    return spawn([*command, *arguments], run.log_file(f"prepare-{step}"), environment, step)
 
 
 def _finish_step(child: Child) -> None:

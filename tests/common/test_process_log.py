@@ -20,8 +20,9 @@ import logging, sys, warnings
 from pathlib import Path
 from common.process_log import start_log
 start_log("trainer", Path(sys.argv[1]))
-logging.getLogger("trainer.publishing").info("parameter version %d is published", 40, extra={"version": 40})
+logging.getLogger("trainer.publishing").info("parameter version %d is published", 40, extra={"version": 40, "color": "red"})
 warnings.warn("odd")
+print("by hand")
 raise RuntimeError("no more")
 """
 ENDPOINTS = {"run": "run-1", "kafka": "h:1", "prefix": "p", "reward": "http://h:2"}
@@ -32,21 +33,22 @@ def run(folder: Path, **environment: str) -> list[str]:
         [sys.executable, "-c", SCRIPT, str(folder)], capture_output=True, text=True, env=os.environ | environment, timeout=60
     )
     assert done.returncode == 1
-    assert done.stdout == ""
+    assert done.stdout == ("" if "ONEREC_LOG_FORMAT" in environment else "by hand\n")
     return done.stderr.splitlines()
 
 
 def test_a_json_log_is_one_object_a_line_also_for_warnings_and_the_end(tmp_path: Path) -> None:
     (tmp_path / "endpoints.json").write_text(json.dumps(ENDPOINTS))
     lines: list[dict[str, Any]] = [json.loads(line) for line in run(tmp_path, ONEREC_LOG_FORMAT="json")]
-    assert [line["level"] for line in lines] == ["INFO", "INFO", "WARNING", "CRITICAL"]
+    assert [line["level"] for line in lines] == ["INFO", "INFO", "WARNING", "INFO", "CRITICAL"]
     assert all((line["process"], line["run"]) == ("trainer", "run-1") for line in lines)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"]) for line in lines)
-    assert lines[0]["message"].startswith("trainer started: version ")
+    assert lines[0]["message"].startswith("started: version ")
     assert (lines[1]["message"], lines[1]["version"]) == ("parameter version 40 is published", 40)
-    assert lines[1]["logger"] == "trainer.publishing"
-    assert lines[3]["message"] == "uncaught RuntimeError: no more"
-    assert "Traceback" in lines[3]["error"]
+    assert (lines[1]["logger"], "color" in lines[1]) == ("trainer.publishing", False)
+    assert (lines[3]["logger"], lines[3]["message"]) == ("printed", "by hand")
+    assert (lines[4]["logger"], lines[4]["message"]) == ("uncaught", "RuntimeError: no more")
+    assert "Traceback" in lines[4]["error"]
 
 
 def test_lines_are_the_default_and_another_format_is_refused(tmp_path: Path) -> None:
