@@ -24,7 +24,7 @@ EXPOSED: dict[str, dict[str, set[str]]] = {
 
 def series() -> dict[str, set[str]]:
     """Every series that a worker serves, and its labels."""
-    served = {name: SCRAPE_LABELS for name in FOREIGN}
+    served = dict.fromkeys(FOREIGN, SCRAPE_LABELS)
     for entry in CATALOGUE.values():
         served |= {entry.name + end: {*entry.labels, *more, *SCRAPE_LABELS} for end, more in EXPOSED[entry.kind].items()}
     return served
