@@ -37,6 +37,8 @@ class Access(BaseModel):
     kafka_password: SecretStr = SecretStr("")
     service_token: SecretStr = SecretStr("")
     """What callers of the reward service and the recommend endpoint must show; empty: nothing, on loopback alone."""
+    log_key: SecretStr = SecretStr("")
+    """Key of users' names in logs (`common.process_log.user_tag`); empty: another one in every process."""
 
     @model_validator(mode="after")
     def _whole(self) -> Access:

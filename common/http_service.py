@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.access import access
 from common.http_guard import Guard
 from common.metrics import render
+from common.process_log import start_log
 from common.worker import prefer_latency
 
 STOP_S = 5
@@ -108,6 +108,7 @@ class _ReadyServer(uvicorn.Server):
         """Start (which includes the warm-up), then write the ready file."""
         await super().startup(sockets)
         prefer_latency()
+        logging.getLogger(self.ready_file.stem).info("ready at %s", self.url)
         self.ready_file.parent.mkdir(exist_ok=True)
         temporary = self.ready_file.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps({"url": self.url, "pid": os.getpid(), "metrics": f"{self.url}/metrics"}))
@@ -161,17 +162,16 @@ def run_service(
     package: str, about: str, run: Callable[[Path, tuple[str, int]], None], errors: tuple[type[Exception], ...]
 ) -> int:
     """Parse ``--run-folder``, ``--host`` and ``--port``, run the service, and give the process's exit status: 1 and one line
-    on stderr for one of ``errors``, which say what is wrong outside the program."""
+    in the log for one of ``errors``, which say what is wrong outside the program."""
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
     parser.add_argument("--run-folder", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: loopback alone)")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port (default)")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
     try:
+        start_log(package, arguments.run_folder)
         run(arguments.run_folder, (arguments.host, arguments.port))
     except errors as error_:
-        print(f"{package}: {error_}", file=sys.stderr)  # noqa: T201
+        logging.getLogger(package).error("%s", error_)
         return 1
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 
 from common.metrics import serve
+from common.process_log import start_log
 
 SWITCH_S = 0.0005
 
@@ -29,12 +30,11 @@ def run_worker(
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
     parser.add_argument("--run-folder", type=Path, required=True, help="folder made by `onerec up`")
     folder = parser.parse_args().run_folder
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        start_log(package, folder)
         work(folder, stop, f"http://127.0.0.1:{serve()}/metrics")
     except errors as error:
         logging.getLogger(package).error("%s: %s", type(error).__name__, error)
@@ -50,6 +50,7 @@ def say_ready(folder: Path, worker: str, **facts: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"pid": os.getpid(), **facts}))
     temporary.replace(path)
+    logging.getLogger(worker).info("ready")
 
 
 def prefer_latency() -> None:

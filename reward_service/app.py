@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 
 from common.http_service import add_basics, error
 from common.messages import ScoreRequest
-from common.metrics import REWARD_ITEMS_SCORED, REWARD_REQUESTS, REWARD_SECONDS
+from common.metrics import REWARD_IN_FLIGHT, REWARD_ITEMS_SCORED, REWARD_REQUESTS, REWARD_SECONDS
 from reward_service.labels import OBJECTIVES
 from reward_service.rewards import Rewards
 from reward_service.scorer import GoneError, Scorer, UnknownItemError
@@ -37,11 +37,13 @@ class Gate:
         if self.in_flight >= self.limit:
             return None
         self.in_flight += 1
+        REWARD_IN_FLIGHT.set(self.in_flight)
         try:
             score = lambda: scorer.score(request).to_bytes()  # noqa: E731
             return await asyncio.get_running_loop().run_in_executor(self._pool, score)
         finally:
             self.in_flight -= 1
+            REWARD_IN_FLIGHT.set(self.in_flight)
 
     def close(self) -> None:
         """Wait for what runs."""

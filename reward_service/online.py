@@ -44,7 +44,7 @@ from reward_service.preference_model import Outputs
 
 POLL_S = 0.2
 POLL_RECORDS = 500
-log = logging.getLogger(__name__)
+log = logging.getLogger("reward_service.online")
 
 
 class OnlineLearner:

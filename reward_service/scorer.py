@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import torch
 from common.context import Context
 from common.item_index import IndexFollower
 from common.messages import ScoreRequest, ScoreResponse, UserContext
+from common.metrics import REWARD_INDEX_VERSION, REWARD_MODEL_VERSION
 from common.settings import RewardSettings
 from reward_service.artefact import Artefact
 from reward_service.follower import ModelFollower
 from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.labels import OBJECTIVES
 from reward_service.rewards import Rewards
+
+log = logging.getLogger(__name__)
 
 
 class UnknownItemError(ValueError):
@@ -56,6 +60,7 @@ class Scorer:
             self.close()
             raise
         self._lock = threading.Lock()
+        self._show_model()
         self._builders: dict[int, InputBuilder] = {}
 
     @property
@@ -115,7 +120,8 @@ class Scorer:
         self._indexes.close()
 
     def _artefact(self, version: str) -> Artefact:
-        self._models.poll(self._indexes.current)
+        if self._models.poll(self._indexes.current):
+            self._show_model()
         artefact = self._models.get(version) if version else self.current
         if artefact is None:
             raise GoneError(f"reward_version {version!r} is not held, only {self.versions}")
@@ -124,6 +130,7 @@ class Scorer:
     def _builder(self, version: int) -> InputBuilder:
         self._indexes.poll()
         index = self._indexes.get(version)
+        REWARD_INDEX_VERSION.set(self._indexes.current.version)
         if index is None:
             raise GoneError(f"index_version {version} is not held, only {self.index_versions}")
         with self._lock:
@@ -132,6 +139,11 @@ class Scorer:
                 self._builders = {v: builder for v, builder in self._builders.items() if v in held}
                 self._builders[version] = InputBuilder(self.current.card.shape, index)
             return self._builders[version]
+
+    def _show_model(self) -> None:
+        version = self.current.card.version
+        REWARD_MODEL_VERSION.set(int(version.partition("-")[0]))
+        log.info("answers with preference model %s", version)
 
     def _check_tokenizer(self, folder: Path) -> None:
         index = self._indexes.current

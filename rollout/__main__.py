@@ -7,24 +7,24 @@ import logging
 import sys
 from pathlib import Path
 
+from common.process_log import start_log
 from common.stream import StreamError
 from rollout.ray_node import prepare_environment
 
 
 def main() -> int:
-    """Run the fleet; 0 after SIGTERM, 1 with one line on stderr when it cannot go on."""
+    """Run the fleet; 0 after SIGTERM, 1 with one line in the log when it cannot go on."""
     parser = argparse.ArgumentParser(prog="python -m rollout", description="The rollout fleet of a run.")
     parser.add_argument("--run-folder", type=Path, required=True)
     folder = parser.parse_args().run_folder
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kafka").setLevel(logging.ERROR)
     prepare_environment()
     from rollout.fleet import FleetError, run_fleet  # imports Ray, which reads its environment then
 
     try:
+        start_log("rollout", folder)
         run_fleet(folder)
     except (ValueError, StreamError, FleetError) as error:
-        sys.stderr.write(f"rollout: {error}\n")
+        logging.getLogger("rollout").error("%s", error)
         return 1
     return 0
 

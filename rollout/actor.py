@@ -18,6 +18,7 @@ from common.item_index import IndexFollower
 from common.messages import NO_ITEM, RolloutGroup, RolloutRequest
 from common.parameter_channel import ChannelError, Follower
 from common.policy import build_policy, load_weights
+from common.process_log import user_tag
 from common.settings import load_settings
 from common.worker import prefer_latency
 from rollout.engine import Candidates, GenerationEngine
@@ -131,6 +132,7 @@ class RolloutWorker:
                 version, blob = newer
                 load_weights(self._policy, blob)
                 self.version = version
+                log.info("%s takes up parameter version %d", self.name, version, extra={"version": version})
                 self._follower.acknowledge(version)
         except ChannelError as error:
             log.warning("%s stays at version %d: %s", self.name, self.version, error)
@@ -184,7 +186,8 @@ class RolloutWorker:
         try:
             scores = self._rewards.score(request.context, legal, request.index_version, deadline - time.monotonic())
         except RewardError as error:
-            log.warning("%s: no rewards for request %s: %s", self.name, request.request_id, error)
+            told = {"version": self.version, "user": user_tag(request.context.user_id)}
+            log.warning("%s: no rewards for request %s: %s", self.name, request.request_id, error, extra=told)
             return failed_group(request, origin, str(error), generated_ms, _since_ms(started))
         return scored_group(request, origin, candidates, scores, generated_ms, _since_ms(started))
 

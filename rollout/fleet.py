@@ -23,6 +23,7 @@ from pathlib import Path
 from common import metrics
 from common.endpoints import Endpoints
 from common.messages import RolloutRequest, decode
+from common.process_log import user_tag
 from common.settings import load_settings
 from common.stream import (
     TOPICS,
@@ -143,6 +144,7 @@ class Fleet:
             self._announce(ready_by)
             self._pull()
             self._hand_out()
+            self._show()
             self._take(0.05 if self.pool.busy else 0.0)
             self.outbox.deliver()
         self._drain()
@@ -161,6 +163,7 @@ class Fleet:
             body = {"pid": os.getpid(), "run": self.endpoints.run, "metrics": self.metrics_url, "versions": versions}
             write_json(self.folder / "ready" / "rollout.json", body)
             self._announced = True
+            log.info("ready with %d actors at versions %s", len(versions), sorted(set(versions.values())))
         elif time.monotonic() > ready_by:
             raise FleetError(
                 f"the rollout actors did not get ready within {START_S:g} s; {self.pool.last_error or versions}"
@@ -198,6 +201,12 @@ class Fleet:
             batch = self._next_batch()
             self.pool.hand(batch, [work.request for work in batch])
 
+    def _show(self) -> None:
+        idle, busy = self.pool.idle, self.pool.busy
+        for state, count in (("idle", idle), ("busy", busy), ("starting", len(self.pool.versions) - idle - busy)):
+            metrics.ROLLOUT_ACTORS.labels(state).set(count)
+        metrics.ROLLOUT_QUEUED.set(len(self._queue))
+
     def _next_batch(self) -> list[Work]:
         """The next requests; one that was lost before travels alone, so that it can only take itself down."""
         batch = [self._queue.popleft()]
@@ -226,6 +235,8 @@ class Fleet:
             return
         metrics.ROLLOUT_GROUPS_PRODUCED.labels("failure").inc()
         reason = f"gave up after {work.attempts} attempts: {reason}"
+        user = user_tag(work.request.context.user_id)
+        log.warning("request %s: %s", work.request.request_id, reason, extra={"user": user})
         origin = Origin("fleet", max(0, *self.pool.versions.values()), sampler_of(self.settings.rl))
         group = failed_group(work.request, origin, reason)
         self._answer(work, group.to_bytes())
@@ -238,6 +249,7 @@ class Fleet:
 
     def _bury(self, record: Record, reason: str) -> None:
         metrics.ROLLOUT_DEAD_LETTERS.inc()
+        log.warning("%s[%d] offset %d becomes a dead letter: %s", record.topic, record.partition, record.offset, reason)
         letter = dead_letter(record, reason)
         self.outbox.add(Outgoing(self._dead, 0, dead_letter_key(record), letter.to_bytes(), record))
 

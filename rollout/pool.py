@@ -5,20 +5,32 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from common.metrics import ROLLOUT_ACTOR_RESTARTS
+from common.process_log import start_log
 from rollout.actor import FIRST_VERSION_S, Answer, RolloutWorker
 
 START_S = FIRST_VERSION_S + 60.0
 RETRY_S = 0.5
 """Pause before an actor that could not start is tried again."""
-RolloutActor = ray.remote(RolloutWorker)
 Work = TypeVar("Work")
 log = logging.getLogger(__name__)
+
+
+class ActorProcess(RolloutWorker):
+    """A worker in a process of its own, with a log of its own."""
+
+    def __init__(self, name: str, run_folder: str) -> None:
+        start_log(name, Path(run_folder))
+        super().__init__(name, run_folder)
+
+
+RolloutActor = ray.remote(ActorProcess)
 
 
 @dataclass(slots=True)

@@ -47,6 +47,7 @@ class Guardian:
 def prepare_environment() -> None:
     """Ray reads these when it is imported; its processes inherit them."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it would put two actors' lines together
     # Ray's name for "this machine only": all its servers then bind loopback, on Linux as well.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 

@@ -79,6 +79,7 @@ class ItemFollower:
                 TOKENIZER_ITEMS.labels(self.online.take(event)).inc()
             except ValueError as error:
                 TOKENIZER_DEAD_LETTERS.inc()
+                log.warning("%s offset %d becomes a dead letter: %s", record.topic, record.offset, error)
                 letter = dead_letter(record, str(error)).to_bytes()
                 self.producer.send(self.letters, letter, 0, dead_letter_key(record))
         if self.oldest_s is None and self.online.waiting:

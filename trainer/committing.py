@@ -9,10 +9,19 @@ unblocked by: its answer; `done` with ``wait`` waits for it
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
-from common.metrics import TRAINER_CHECKPOINT_SECONDS, TRAINER_CHECKPOINTS_FAILED
+from common.metrics import (
+    TRAINER_CHECKPOINT_BYTES,
+    TRAINER_CHECKPOINT_SECONDS,
+    TRAINER_CHECKPOINT_STEP,
+    TRAINER_CHECKPOINT_TIMESTAMP,
+    TRAINER_CHECKPOINTS_FAILED,
+    TRAINER_DISK_FREE,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +33,8 @@ class BackgroundCommit:
         self._thread = ThreadPoolExecutor(1, "commit")
         self._under_way: Future[bool] | None = None
 
-    def begin(self, step: int, commit: Callable[[], object]) -> None:
-        """Have the checkpoint of a step written; the one before must be `done`."""
+    def begin(self, step: int, commit: Callable[[], Path]) -> None:
+        """Have the checkpoint of a step written, which gives its folder; the one before must be `done`."""
         assert self._under_way is None, "a commit is under way"
         self._under_way = self._thread.submit(_committed, step, commit)
 
@@ -44,12 +53,23 @@ class BackgroundCommit:
         self._thread.shutdown()
 
 
-def _committed(step: int, commit: Callable[[], object]) -> bool:
+def _committed(step: int, commit: Callable[[], Path]) -> bool:
     try:
         with TRAINER_CHECKPOINT_SECONDS.time():
-            commit()
+            folder = commit()
     except OSError as error:
         TRAINER_CHECKPOINTS_FAILED.inc()
         log.error("checkpoint %d could not be written, training goes on from memory: %s", step, error)
         return False
+    show_checkpoint(folder)
+    log.info("checkpoint %d is committed", step, extra={"step": step})
     return True
+
+
+def show_checkpoint(folder: Path) -> None:
+    """Show the newest committed checkpoint, and how much more its disk takes, on the metrics endpoint."""
+    files = [file.stat() for file in folder.iterdir()]
+    TRAINER_CHECKPOINT_STEP.set(int(folder.name))
+    TRAINER_CHECKPOINT_TIMESTAMP.set(max(file.st_mtime for file in files))
+    TRAINER_CHECKPOINT_BYTES.set(sum(file.st_size for file in files))
+    TRAINER_DISK_FREE.set_function(lambda: shutil.disk_usage(folder.parent).free)

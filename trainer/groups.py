@@ -129,7 +129,6 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
     group = judgement.group
     if group is None:
         return line
-    rewards = [reward for reward in group.rewards if reward is not None]
     return line | {
         "actor": group.actor,
         "version": group.parameter_version,
@@ -138,8 +137,8 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
         "lag": lag,
         "failure": group.failure,
         "candidates": len(group.codes),
-        "legal_share": len(rewards) / len(group.codes) if group.codes else None,
-        "mean_reward": float(np.mean(rewards)) if rewards else None,
+        "legal_share": legal_share(group),
+        "mean_reward": mean_reward(group),
         "parity_error": judgement.parity_error,
         "preference": judgement.sample is not None and bool(judgement.sample.advantages.any()),
         "requested_to_produced_ms": group.produced_ms - group.requested_ms,
@@ -147,6 +146,17 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
         "generated_ms": group.generated_ms,
         "scored_ms": group.scored_ms,
     }
+
+
+def legal_share(group: RolloutGroup) -> float | None:
+    """Share of the candidates that are items; None without candidates."""
+    return sum(reward is not None for reward in group.rewards) / len(group.codes) if group.codes else None
+
+
+def mean_reward(group: RolloutGroup) -> float | None:
+    """Mean reward of the legal candidates; None without any."""
+    rewards = [reward for reward in group.rewards if reward is not None]
+    return float(np.mean(rewards)) if rewards else None
 
 
 def _arrays(

@@ -11,6 +11,7 @@ unblocked by: new records, the end of the log as told in replay.json, the drain 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +21,14 @@ from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_INDEX_VERSION
+from common.process_log import user_tag
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import CheckpointError, Identity, commit, oldest_index, policy_blob
-from trainer.committing import BackgroundCommit
+from trainer.committing import BackgroundCommit, show_checkpoint
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
 from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
+from trainer.metrics import waiting_for
 from trainer.parity import Snapshots
 from trainer.publishing import BackgroundPublisher
 from trainer.record_buffer import even_cuts
@@ -41,6 +44,7 @@ PATIENCE = 3
 PUBLISH_TIMEOUTS = 4
 """How long to wait for a publication that must be out, in units of the queue's timeout."""
 NOTHING = -1
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -71,6 +75,7 @@ class Trainer:
 
     def run(self, stop: Event, on_live: Callable[[], None]) -> None:
         """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
+        self._tell_start()
         self.publish(wait=True)
         self.use_index()
         for entry in self.recorded():
@@ -99,6 +104,7 @@ class Trainer:
             self.journal.drop_after(min(last))
         return self.journal.after(self.state.step)
 
+    @waiting_for("sessions")
     def consume(self, stop: Event) -> list[Record] | None:
         """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``."""
         wanted = self.settings.trainer.batch_sessions
@@ -160,6 +166,8 @@ class Trainer:
         """One step, new: on record first, then executed."""
         if self.publisher:
             self.publisher.check()
+        for judgement in judgements:
+            self._tell_dropped(judgement)
         entry = JournalEntry(
             step=self.state.step + 1,
             ranges=ranges_between(self.state.sessions, self.sessions.positions),
@@ -214,6 +222,7 @@ class Trainer:
     def reject(self, rejected: list[tuple[Record, str]]) -> None:
         """Keep what did not validate."""
         for record, reason in rejected:
+            log.warning("%s[%d] offset %d becomes a dead letter: %s", record.topic, record.partition, record.offset, reason)
             letter = dead_letter(record, reason).to_bytes()
             self.producer.send(self.opened.topic("dead-letters"), letter, 0, dead_letter_key(record))
 
@@ -225,7 +234,8 @@ class Trainer:
         Raises:
             CheckpointError: with ``wait``, the disk did not take it.
         """
-        self.conclude_commit(wait=True)
+        with waiting_for("checkpoint"):
+            self.conclude_commit(wait=True)
         self.producer.flush()
         self.history.commit()
         step, staleness = self.state.step, self.state.staleness
@@ -277,6 +287,23 @@ class Trainer:
                 self.step([], judgements)
             if any(stopped) or not (any(found) or any(waiting)):
                 return
+
+    def _tell_start(self) -> None:
+        step = self.state.step
+        if self.ranks.leads:
+            show_checkpoint(self.checkpoints / f"{step:08d}")
+        log.info("at checkpoint %d; the journal ends at step %d", step, self.journal.last(), extra={"step": step})
+
+    def _tell_dropped(self, judgement: Judgement) -> None:
+        settled, group = judgement.settled, judgement.group
+        if settled.outcome == TRAINED:
+            return
+        asked = self.state.frontier.outstanding.get(settled.request) if settled.request else None
+        known = {"reason": settled.outcome, "version": group.parameter_version if group else None}
+        known |= {"user": user_tag(asked.user_id)} if asked else {}
+        failure = f": {group.failure}" if group and group.failure else ""
+        whose = settled.request_id or settled.request or settled.record
+        log.warning("the group of request %s is dropped, %s%s", whose, settled.outcome, failure, extra=known)
 
     def _given_up(self) -> list[Judgement]:
         """Requests whose group has not come for so long that the fleet must have lost them: their places are freed."""

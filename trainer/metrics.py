@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prometheus_client import Counter as PrometheusCounter
 
 from common import metrics
 from common.policy.peak import Peak
 from common.stream import topic_name
-from trainer.groups import Judgement
+from trainer.groups import Judgement, legal_share, mean_reward
 from trainer.resume import SESSIONS, Run
 from trainer.step import StepMetrics
 
@@ -48,6 +51,7 @@ class TrainerMetrics:
         new, self._shown = run.counters - self._shown, Counter(run.counters)
         self._count(new, topic_name(run.identity.prefix, SESSIONS))
         metrics.TRAINER_STEP.set(run.step)
+        metrics.TRAINER_FILTER_MEDIAN.set(run.session_filter.median / 1000)
         metrics.TRAINER_REQUESTS_OUTSTANDING.set(len(run.frontier.outstanding))
         metrics.TRAINER_STEP_SECONDS.observe(seconds)
         for partition, records in lag.items():
@@ -65,6 +69,7 @@ class TrainerMetrics:
             metrics.TRAINER_RL_LOSS.labels("format").set(step.format_loss)
             metrics.TRAINER_GRADIENT_NORM.labels("reinforcement").set(step.rl_grad_norm)
             metrics.TRAINER_CLIPPED_SHARE.set(step.clipped_share)
+            metrics.TRAINER_POLICY_RATIO.set(step.mean_ratio)
         if step.feedback_positive + step.feedback_negative:
             metrics.TRAINER_RL_LOSS.labels("feedback").set(step.feedback_loss)
         for judgement in judgements:
@@ -81,8 +86,23 @@ class TrainerMetrics:
                 metrics.TRAINER_DEAD_LETTERS.labels(sessions_topic).inc(amount)
 
 
+@contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Count the time spent inside as waiting; also a decorator."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        metrics.TRAINER_WAITED.labels(what).inc(time.perf_counter() - began)
+
+
 def _show_group(judgement: Judgement, run: Run) -> None:
-    if judgement.group and judgement.settled.request:
-        metrics.TRAINER_STALENESS.observe(run.staleness.lag(judgement.group.parameter_version))
+    group = judgement.group
+    if group and judgement.settled.request:
+        metrics.TRAINER_STALENESS.observe(run.staleness.lag(group.parameter_version))
+        if (legal := legal_share(group)) is not None:
+            metrics.TRAINER_GROUP_LEGALITY.observe(legal)
+        if (reward := mean_reward(group)) is not None:
+            metrics.TRAINER_GROUP_REWARD.observe(reward)
     if judgement.parity_error is not None:
         metrics.TRAINER_PARITY_ERROR.set(judgement.parity_error)

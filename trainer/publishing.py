@@ -119,6 +119,7 @@ class BackgroundPublisher:
         try:
             TRAINER_PUBLISH_SECONDS.observe(self._channel.publish(version, policy_blob(self._checkpoints, version)))
             TRAINER_PARAMETER_VERSION.set(version)
+            log.info("parameter version %d is published", version, extra={"version": version})
         except SupersededError as error:
             log.warning("version %d is not published: %s", version, error)
 

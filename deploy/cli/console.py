@@ -1,4 +1,4 @@
-"""What the commands share: options, and mistakes told in one line."""
+"""What the commands share: options and what the shell completes for them, and mistakes told in one line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ from typing import Annotated
 
 import typer
 
+PROFILES = Path(__file__).parents[1] / "profiles"
+
+
+def existing_runs(incomplete: str) -> list[str]:
+    """Run folders below what was typed, or below ``runs/``: for the shell's completion."""
+    typed = incomplete or "runs/"
+    parent = Path(typed) if typed.endswith("/") else Path(typed).parent
+    found = (str(settings.parent) for settings in sorted(parent.glob("*/settings.json")))
+    return [run for run in found if run.startswith(incomplete)]
+
+
+def shipped_profiles(incomplete: str) -> list[str]:
+    """Names of shipped profiles: for the shell's completion."""
+    return [path.stem for path in sorted(PROFILES.glob("*.toml")) if path.stem.startswith(incomplete)]
+
+
 Profile = Annotated[
-    str, typer.Option("--profile", help="A shipped profile (demo, kuairand, amazon) or a .toml file.", show_default=False)
+    str,
+    typer.Option(
+        "--profile",
+        help="A shipped profile (demo, kuairand, amazon) or a .toml file.",
+        show_default=False,
+        autocompletion=shipped_profiles,
+    ),
 ]
 Overrides = Annotated[
     list[str],
@@ -25,7 +47,9 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-RunFolderOption = Annotated[Path, typer.Option("--run-folder", help="The run folder.", show_default=False)]
+RunFolderOption = Annotated[
+    Path, typer.Option("--run-folder", help="The run folder.", show_default=False, autocompletion=existing_runs)
+]
 Kafka = Annotated[
     str, typer.Option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.", show_default=False)
 ]

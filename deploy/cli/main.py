@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import arms, bench, data, evaluate, experiment, loop, tokenize, workers
+from deploy.cli import arms, bench, data, evaluate, experiment, loop, operate, tokenize, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -14,15 +14,15 @@ HELP = """Online learning for generative recommendation: the OneRec post-trainin
 
 `onerec up` runs the whole loop on this machine and ends with a report. The other commands are its parts, to be used
 alone: make or import a session log, put it on Kafka, run one worker against the endpoints of a run, judge, report.
+`onerec doctor` says what is wrong with this machine or a run; `onerec --install-completion` lets the shell complete.
 """
-app = typer.Typer(
-    help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
-)
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 loop.register(app)
 data.register(app)
 evaluate.register(app)
 tokenize.register(app)
 workers.register(app)
+operate.register(app)
 arms.register(app)
 bench.register(app)
 experiment.register(app)

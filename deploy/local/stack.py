@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from common.access import PREFIX, access
 from common.settings import Settings
 from common.stream import create_topics
 from deploy.local.embedded import start_kafka, start_redis
@@ -52,6 +53,7 @@ class Stack:
         self.kafka = settings.stream.bootstrap
         self.redis_url = settings.redis.url.get_secret_value()
         self._commands: dict[str, list[str]] = {}
+        self._log_key = access().log_key.get_secret_value() or secrets.token_hex(16)
 
     def __enter__(self) -> Stack:
         return self
@@ -144,7 +146,7 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        return one | ENVIRONMENT | {"ONEREC_REDIS__URL": self.redis_url}
+        return one | ENVIRONMENT | {"ONEREC_REDIS__URL": self.redis_url, f"{PREFIX}LOG_KEY": self._log_key}
 
     def _ended(self, name: str, child: Child, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
@@ -199,7 +201,7 @@ def _spawn_step(run: RunFolder, step: str, threads: int) -> Child:
     command = [sys.executable, "-m", "deploy.local.prepare", step]
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     arguments = ["--run-folder", str(run.path), "--threads", str(threads)]
-    return spawn([*command, *arguments], run.log_file(step), environment, step)
+    return spawn([*command, *arguments], run.log_file(f"prepare-{step}"), environment, step)
 
 
 def _finish_step(child: Child) -> None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from common import access
+from common.process_log import FORMAT_VARIABLE
 from common.settings import Settings
 from common.stream import StreamError
 from deploy.local.letters import read_dead_letters
@@ -27,6 +28,8 @@ from deploy.local.run_folder import RunFolder, default_path, read_json, write_js
 from deploy.local.stack import Stack, run_lanes
 from deploy.local.statistics import RunStatistics
 
+KEPT = (access.PREFIX, FORMAT_VARIABLE)
+"""Variables that are facts of the machine, not settings of the run."""
 PREPARATION: list[tuple[str, list[list[str]]]] = [
     ("session log", [["log"]]),
     ("semantic IDs", [["tokenize"]]),
@@ -122,8 +125,8 @@ def _keep_dead_letters(run: RunFolder, settings: Settings, stack: Stack) -> None
 
 def _hide_environment() -> None:
     """Settings are resolved: children read them from the run folder, and must not change them by the environment again.
-    Whom they may talk to, they still read there."""
-    for name in [name for name in os.environ if name.startswith("ONEREC_") and not name.startswith(access.PREFIX)]:
+    Whom they may talk to and how they log, they still read there."""
+    for name in [name for name in os.environ if name.startswith("ONEREC_") and not name.startswith(KEPT)]:
         del os.environ[name]
 
 

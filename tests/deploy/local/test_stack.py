@@ -58,7 +58,7 @@ def test_a_replay_may_end_and_a_trainer_that_is_done_ends_the_watch(run: RunFold
 def test_a_step_that_fails_says_why(run: RunFolder) -> None:
     with pytest.raises(StackError, match=r"step log failed with status 1(.|\n)*is not a KuaiRand folder"):
         run_lanes(run, [["log", "tokenize"]], lambda _: None)
-    assert not run.log_file("tokenize").exists()
+    assert not run.log_file("prepare-tokenize").exists()
 
 
 def test_a_step_is_done_once(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.metrics import REGISTRY
+from common.metric_catalogue import REGISTRY
 from rollout.recommend.degradation import Degradation
 from rollout.recommend.pools import Ranked
 
