@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import arms, bench, data, evaluate, experiment, loop, tokenize, workers
+from deploy.cli import arms, bench, data, evaluate, experiment, loop, tokenize, watch, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -23,6 +23,7 @@ data.register(app)
 evaluate.register(app)
 tokenize.register(app)
 workers.register(app)
+watch.register(app)
 arms.register(app)
 bench.register(app)
 experiment.register(app)
