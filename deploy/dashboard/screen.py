@@ -124,7 +124,6 @@ def _part_cells(state: LoopState, k: int) -> tuple[Text, Text]:
 
 def _told(state: LoopState) -> Iterator[Text]:
     for lines, style in ((state.problems(), "red"), (state.notes(), "yellow")):
-        for line in lines[:LINES]:
+        told = lines if len(lines) <= LINES else [*lines[: LINES - 1], f"and {len(lines) - LINES + 1} more"]
+        for line in told:
             yield Text(line, style=style, no_wrap=True, overflow="ellipsis")
-        if len(lines) > LINES:
-            yield Text(f"and {len(lines) - LINES} more", style=style)

@@ -100,4 +100,6 @@ class LoopState(BaseModel):
     def ending(self) -> str:
         """How the run ended or where it is, to go on from "the run"."""
         told = {"finished": "has finished", "interrupted": "was interrupted", "failed": "has failed", "killed": "was killed"}
-        return told.get(self.stage, f"is {self.stage}") + (f" while {self.phase}" if self.stage in OVER[1:] else "")
+        return told.get(self.stage, f"is {self.stage}") + (
+            f" while {self.phase}" if self.stage in OVER[1:] and self.phase else ""
+        )

@@ -20,7 +20,7 @@ onerec_rollout_request_lag_records 0.0
 
 
 class Metrics(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802 - the library's name
+    def do_GET(self) -> None:
         self.send_response(200 if self.path == "/metrics" else 500)
         self.end_headers()
         self.wfile.write(TEXT)
