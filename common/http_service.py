@@ -33,6 +33,7 @@ from common.worker import prefer_latency
 
 STOP_S = 5
 """What requests in flight get to finish in."""
+log = logging.getLogger(__name__)
 
 
 def error(status: int, kind: str, detail: Any, retry: bool = False) -> JSONResponse:
@@ -113,6 +114,7 @@ class _ReadyServer(uvicorn.Server):
         temporary = self.ready_file.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps({"url": self.url, "pid": os.getpid(), "metrics": f"{self.url}/metrics"}))
         temporary.replace(self.ready_file)
+        log.info("%s answers at %s", self.ready_file.stem, self.url)
 
 
 def serve(app: FastAPI, run_folder: Path, worker: str, address: tuple[str, int]) -> None:

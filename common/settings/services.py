@@ -111,6 +111,16 @@ class RecommendSettings(Section):
         return arms
 
 
+class DashboardSettings(Section):
+    """The web page of a running loop."""
+
+    on: bool = True
+    """Whether `onerec up` serves it."""
+    metrics: dict[str, str] = Field(default={})
+    """Addresses of workers' metrics by name (trainer, trainer-1, rollout, reward, learner, tokenizer, recommend), where
+    those that their ready files tell cannot be reached by who watches the run."""
+
+
 class EvaluationSettings(Section):
     """Offline evaluation by the frozen protocol."""
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from common.settings.policy import PolicySettings
 from common.settings.services import (
+    DashboardSettings,
     EvaluationSettings,
     RecommendSettings,
     RedisSettings,
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     rl: RlSettings = RlSettings()
     rollout: RolloutSettings = RolloutSettings()
     recommend: RecommendSettings = RecommendSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     simulator: SimulatorSettings = SimulatorSettings()
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import arms, bench, data, evaluate, experiment, loop, operate, tokenize, workers
+from deploy.cli import arms, bench, data, evaluate, experiment, loop, operate, tokenize, watch, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -23,6 +23,7 @@ evaluate.register(app)
 tokenize.register(app)
 workers.register(app)
 operate.register(app)
+watch.register(app)
 arms.register(app)
 bench.register(app)
 experiment.register(app)

@@ -15,7 +15,6 @@ import numpy as np
 from rich.console import Console
 
 from common.item_index import ItemIndex, latest_index
-from common.policy import Policy, build_policy, load_weights
 from common.session_log import SessionLog
 from common.settings import Settings, load_settings
 from deploy.local.evaluation_plots import PLOTS
@@ -23,6 +22,7 @@ from deploy.local.evaluation_rewards import generated_figures
 from deploy.local.evaluation_table import evaluation_tables
 from deploy.local.plots import save_plots
 from deploy.local.run_folder import RunFolder, write_json
+from deploy.local.versions import find_version, read_policy
 from reward_service.scorer import Scorer
 from rollout.engine import GenerationEngine
 from rollout.evaluation import (
@@ -40,7 +40,6 @@ from rollout.evaluation import (
     recommendation_counts,
     retrieval_scores,
 )
-from trainer.checkpoint import committed, policy_blob
 
 Tree = dict[str, Any]
 Say = Callable[[str], None]
@@ -49,8 +48,6 @@ WIDTHS = (8, 64, 512)
 LIST = 10
 """Coverage, Gini and cold-start share are of lists of this length."""
 LORENZ_POINTS = 1001
-PRETRAINED = 0
-LATEST = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +78,6 @@ def evaluate_run(run: RunFolder, version: str, options: Options, json_file: Path
     console.print(f"figures {json_file or folder / 'evaluation.json'}, {len(plots)} plots in {folder}", soft_wrap=True)
 
 
-def find_version(run: RunFolder, asked: str) -> int:
-    """The number of a kept version (a checkpoint's step; 0 is the pre-trained policy) or of the latest one.
-
-    Raises:
-        ValueError: it is no number, or such a version is not kept; says which are.
-    """
-    kept = sorted({*committed(run.checkpoints), *([PRETRAINED] if run.pretrained.is_file() else [])})
-    if not kept:
-        raise ValueError(f"{run.path} holds no weights: neither a checkpoint nor a pre-trained policy")
-    if asked == LATEST:
-        return kept[-1]
-    if not asked.isdecimal():
-        raise ValueError(f"--version must be a number or {LATEST}, got {asked!r}")
-    if int(asked) not in kept:
-        raise ValueError(f"{run.path} does not hold version {asked}; versions kept: {', '.join(map(str, kept))}")
-    return int(asked)
-
-
 def evaluation_figures(run: RunFolder, version: int, options: Options, say: Say) -> Tree:
     """All figures of one version, by the keys of docs/evaluate.md.
 
@@ -111,7 +90,7 @@ def evaluation_figures(run: RunFolder, version: int, options: Options, say: Say)
     cuts = chosen("--k", options.cuts, CUTS, beam, "the beam")
     widths = chosen("--widths", options.widths, WIDTHS, len(index.trie.leaf_keys), "the semantic IDs in use")
     scorer = Scorer(run.reward, run.index)
-    engine = GenerationEngine(_policy(run, version, settings), index, beam, constrained=True)
+    engine = GenerationEngine(read_policy(run, version, settings), index, beam, constrained=True)
     data = _data(run, index, settings)
     say(f"version {version}: next-token loss of {len(data.users):,} users")
     next_token = next_token_figures(engine, data)
@@ -156,13 +135,6 @@ def _settings(run: RunFolder, options: Options) -> Settings:
     changes = {"beam": options.beam, "max_users": options.users}
     given = [f"evaluation.{name}={value}" for name, value in changes.items() if value is not None]
     return load_settings(run.settings_file, given)
-
-
-def _policy(run: RunFolder, version: int, settings: Settings) -> Policy:
-    policy = build_policy(settings.policy)
-    held = version in committed(run.checkpoints)
-    load_weights(policy, policy_blob(run.checkpoints, version) if held else run.pretrained.read_bytes())
-    return policy
 
 
 def _data(run: RunFolder, index: ItemIndex, settings: Settings) -> EvaluationSet:

@@ -6,27 +6,65 @@ import time
 from typing import Any
 
 from common.messages import DeadLetter, decode
-from common.stream import LogReader, topic_name
+from common.stream import LogReader, Record, topic_name
 
 SHOWN = 100
 SILENCE_S = 1.0
+POLL_S = 0.2
+Letter = dict[str, Any]
+"""A letter without its bytes."""
+
+
+class LetterBox:
+    """Follows the dead letters of a run. One that was written again after a crash is one letter."""
+
+    def __init__(self, kafka: str, prefix: str, timeout_s: float) -> None:
+        """Raises StreamError if the broker does not answer or lacks the topic."""
+        self._reader = LogReader(kafka, topic_name(prefix, "dead-letters"), {0: 0}, timeout_s)
+        self._seen: set[bytes | None] = set()
+
+    @property
+    def count(self) -> int:
+        """Letters so far."""
+        return len(self._seen)
+
+    def take(self, silence_s: float = 0.0) -> list[Letter]:
+        """Letters that are new since the last call, until nothing has come for ``silence_s``.
+
+        Raises:
+            StreamError: the broker does not answer.
+        """
+        new, silent_since = list[Letter](), time.monotonic()
+        while True:
+            records = self._reader.poll(500, POLL_S)
+            new += [letter for record in records if (letter := self._opened(record)) is not None]
+            if records:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since >= silence_s:
+                return new
+
+    def _opened(self, record: Record) -> Letter | None:
+        """A letter that was not there before; None for one that was, and for what is no letter, which counts as one."""
+        if record.key in self._seen:
+            return None
+        self._seen.add(record.key)
+        letter = decode(DeadLetter, record.value)
+        return letter.model_dump(exclude={"head_base64"}) if isinstance(letter, DeadLetter) else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._reader.close()
 
 
 def read_dead_letters(kafka: str, prefix: str, timeout_s: float) -> dict[str, Any]:
-    """``count`` of distinct letters (one written again after a crash is one letter), and the first `SHOWN` without bytes.
+    """``count`` of distinct letters, and the first `SHOWN` of them without bytes.
 
     Raises:
         StreamError: the broker does not answer.
     """
-    found: dict[bytes | None, Any] = {}
-    reader = LogReader(kafka, topic_name(prefix, "dead-letters"), {0: 0}, timeout_s)
+    box = LetterBox(kafka, prefix, timeout_s)
     try:
-        silent_since = time.monotonic()
-        while time.monotonic() - silent_since < SILENCE_S:
-            for record in reader.poll(500, 0.2):
-                silent_since = time.monotonic()
-                letter = decode(DeadLetter, record.value)
-                found[record.key] = letter.model_dump(exclude={"head_base64"}) if isinstance(letter, DeadLetter) else None
+        letters = box.take(SILENCE_S)
+        return {"count": box.count, "letters": letters[:SHOWN]}
     finally:
-        reader.close()
-    return {"count": len(found), "letters": list(found.values())[:SHOWN]}
+        box.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,17 +12,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deploy.local.statistics import RunStatistics
+from deploy.dashboard.figures import Figures
+from deploy.local.shown import number, share
 
 PLAIN_EVERY_S = 10.0
-RECENT = 50
 
 
 class View:
     """Shows the run's phases and the newest figures. Use it as a context manager, so that the terminal is given back."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, on_phase: Callable[[str], None]) -> None:
+        """``on_phase`` is told each phase that begins."""
+        self.console, self._on_phase = console, on_phase
         self.seconds: dict[str, float] = {}
         self._phase, self._began = "", 0.0
         self._details: dict[str, str] = {}
@@ -45,6 +46,7 @@ class View:
         self._end_phase(done=True)
         self._phase, self._began, self._said = name, time.monotonic(), time.monotonic()
         self._details = {}
+        self._on_phase(name)
         if not self.console.is_terminal:
             self._print(f"{name} …")
 
@@ -77,39 +79,20 @@ class View:
         return Group(self._spinner, table)
 
 
-def loop_details(statistics: RunStatistics, restarts: dict[str, int]) -> dict[str, str]:
+def loop_details(figures: Figures, restarts: dict[str, int]) -> dict[str, str]:
     """The loop's newest figures, by name."""
-    step = statistics.last_step
-    if not step:
+    if figures.step is None:
         return {"trainer": "waiting for the first step"}
-    counters: dict[str, Any] = step["counters"]
-    recent = statistics.steps[-RECENT:]
-    groups = statistics.groups
-    legal = [line["legal_share"] for line in groups[-RECENT:] if line.get("legal_share") is not None]
-    outcomes = statistics.outcomes()
-    dropped = sum(outcomes.values()) - outcomes.get("trained", 0)
     out = {
-        "step": f"{step['step']:,}",
-        "sessions": f"{counters.get('sessions.consumed', 0):,} at {_rate(recent):,.0f}/s",
-        "loss": f"{_recent_loss(recent):.3f}",
-        "groups": f"{counters.get('requests.sent', 0):,} asked, {outcomes.get('trained', 0):,} trained, {dropped:,} dropped",
-        "legality": f"{100 * sum(legal) / len(legal):.1f} %" if legal else "-",
-        "version": str(step["version"]),
-        "item index": str(step["index_version"]),
-        "dead letters": str(counters.get("sessions.rejected", 0)),
+        "step": f"{figures.step:,}",
+        "sessions": f"{number(figures.sessions)} at {number(figures.rates['sessions'], ',.0f')}/s",
+        "loss": number(figures.loss, ".3f"),
+        "groups": f"{number(figures.requested)} asked, {number(figures.trained)} trained, "
+        f"{sum(figures.dropped.values()):,} dropped",
+        "legality": share(figures.legality),
+        "version": number(figures.version, "d"),
+        "item index": number(figures.index_version, "d"),
+        "dead letters": number(figures.rejected),
     }
     again = ", ".join(f"{name} {count}" for name, count in restarts.items() if count)
     return out | ({"restarts": again} if again else {})
-
-
-def _rate(steps: list[dict[str, Any]]) -> float:
-    """Sessions per second over the steps."""
-    consumed = [step["counters"].get("sessions.consumed", 0) for step in (steps[0], steps[-1])]
-    seconds = (steps[-1]["time_ms"] - steps[0]["time_ms"]) / 1000
-    return float((consumed[1] - consumed[0]) / seconds) if seconds > 0 else 0.0
-
-
-def _recent_loss(steps: list[dict[str, Any]]) -> float:
-    """Mean next-token loss per target over the steps."""
-    targets = sum(step["targets"] for step in steps)
-    return float(sum(sum(step["loss_per_level"]) * step["targets"] for step in steps) / targets) if targets else float("nan")

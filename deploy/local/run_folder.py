@@ -29,6 +29,7 @@ class RunFolder:
         self.endpoints = path / "endpoints.json"
         self.replay = path / "replay.json"
         self.stack = path / "stack.json"
+        self.phase = path / "phase.json"
         self.report = path / "report"
 
     @staticmethod

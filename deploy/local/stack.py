@@ -24,7 +24,7 @@ MAX_RESTARTS = 5
 RESTARTS_S = 600.0
 """A part that dies more than `MAX_RESTARTS` times within this time will not be mended by starting it once more."""
 TICK_S = 0.5
-STOP_ORDER = ("replay", "recommend", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka")
+STOP_ORDER = ("dashboard", "replay", "recommend", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka")
 STOP_S = {"trainer": 60.0, "learner": 60.0, "tokenizer": 60.0, "rollout": 30.0}
 WORKERS = {
     "trainer": "trainer",
@@ -34,7 +34,9 @@ WORKERS = {
     "recommend": "rollout.recommend",
 }
 """Workers that need nothing but the run folder, and the modules they run."""
-RESTARTED = ("trainer", "learner", "tokenizer", "rollout", "reward", "recommend", "redis")
+SPARE = ("dashboard",)
+"""Parts without which the loop runs as well: one that dies too often is left alone."""
+RESTARTED = ("trainer", "learner", "tokenizer", "rollout", "reward", "recommend", "redis", *SPARE)
 """Parts that go on where they were when they are started again, an empty Redis included, which the trainer fills. Anything
 else that dies ends the run: the embedded Kafka, because with it the log is gone, and the replay."""
 
@@ -100,6 +102,18 @@ class Stack:
         command = [sys.executable, "-m", "deploy.cli.main", "replay", str(self.run.log), "--speed", f"{self.speed:g}"]
         self._start("replay", [*command, "--run-folder", str(self.run.path)])
 
+    def start_dashboard(self) -> str:
+        """Start the web page of the run; its address.
+
+        Raises:
+            StackError: it ended, or was not ready in time.
+        """
+        ready = self.run.ready_file("dashboard")
+        command = [sys.executable, "-m", "deploy.cli.main", "dashboard", "--run-folder", str(self.run.path)]
+        self._start("dashboard", command)
+        wait_until(ready.exists, READY_S, "the web page", [self.children["dashboard"]])
+        return self._keep_address("dashboard")
+
     def watch(self, on_tick: Callable[[], None]) -> None:
         """Watch the processes until the trainer has consumed the finite log and ends by itself.
 
@@ -152,6 +166,9 @@ class Stack:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         now = time.monotonic()
         recent = [at for at in self._restarted_at.get(name, []) if now - at < RESTARTS_S]
+        if name in SPARE and len(recent) >= MAX_RESTARTS:
+            self.children.pop(name).terminate(1.0)
+            return
         if name not in RESTARTED or len(recent) >= MAX_RESTARTS:
             again = f" after {len(recent)} restarts" if recent else ""
             raise StackError(f"{name} {how}{again}\n--- end of {child.log_path}\n{child.log_tail() or '(empty)'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ class Tail:
         self.path = path
         self._position = 0
 
-    def lines(self) -> list[Line]:
-        """The lines that were completed since the last call."""
+    def lines(self) -> Iterator[Line]:
+        """The lines that were completed since they were last asked for."""
         if not self.path.exists():
-            return []
+            return
         with self.path.open("rb") as file:
             file.seek(self._position)
-            data = file.read()
-        whole = data.rfind(b"\n") + 1
-        self._position += whole
-        return [json.loads(line) for line in data[:whole].splitlines()]
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                yield json.loads(line)
 
 
 class RunStatistics:

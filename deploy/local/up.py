@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -19,14 +20,15 @@ from common import access
 from common.process_log import FORMAT_VARIABLE
 from common.settings import Settings
 from common.stream import StreamError
+from deploy.dashboard.figures import FigureReader
 from deploy.local.letters import read_dead_letters
 from deploy.local.live import View, loop_details
+from deploy.local.phase import STREAMING, note_end, note_phase
 from deploy.local.plots import draw_plots
 from deploy.local.report import build_report
 from deploy.local.report_table import report_table
 from deploy.local.run_folder import RunFolder, default_path, read_json, write_json
 from deploy.local.stack import Stack, run_lanes
-from deploy.local.statistics import RunStatistics
 
 KEPT = (access.PREFIX, FORMAT_VARIABLE)
 """Variables that are facts of the machine, not settings of the run."""
@@ -61,7 +63,7 @@ def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, re
     console = Console(stderr=True)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     try:
-        with _signals(), View(console) as view:
+        with _signals(), View(console, partial(note_phase, run)) as view:
             with Stack(run, settings, speed) as stack:
                 stack.start_brokers()
                 _lanes(run, view, PREPARATION)
@@ -69,12 +71,17 @@ def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, re
                 view.phase("stopping")
             _lanes(run, view, JUDGEMENT)
     except Stopped as stopped:
+        note_end(run, "interrupted")
         console.print(
             f"interrupted; everything is stopped, what there is lies in {run.path}", highlight=False, soft_wrap=True
         )
         return stopped.exit_code
+    except Exception as error:
+        note_end(run, "failed", str(error).partition("\n")[0])
+        raise
     write_json(run.path / "timing.json", {"duration_s": time.monotonic() - began, "phases_s": view.seconds})
     finish(run, report_file)
+    note_end(run, "finished")
     return 0
 
 
@@ -100,17 +107,14 @@ def _lanes(run: RunFolder, view: View, phases: list[tuple[str, list[list[str]]]]
 def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> None:
     view.phase("starting reward service, learner, trainer, tokenizer and fleet")
     stack.start_workers()
+    if settings.dashboard.on:
+        view.note(f"the loop as a page at {stack.start_dashboard()}")
     if settings.recommend.on:
         view.note(f"lists of items at {read_json(run.ready_file('recommend'))['url']}/v1/recommend")
-    view.phase("streaming")
+    view.phase(STREAMING)
     stack.start_replay()
-    statistics = RunStatistics(run)
-
-    def show() -> None:
-        statistics.refresh()
-        view.details(loop_details(statistics, stack.restarts))
-
-    stack.watch(show)
+    figures = FigureReader(run)
+    stack.watch(lambda: view.details(loop_details(figures.read(), stack.restarts)))
     _keep_dead_letters(run, settings, stack)
 
 

@@ -12,10 +12,11 @@ import pytest
 from common.messages import ScoreRequest
 from common.policy import build_policy, load_weights
 from common.session_log import SessionLog
-from deploy.local.evaluating import Options, evaluation_figures, find_version
+from deploy.local.evaluating import Options, evaluation_figures
 from deploy.local.evaluation_plots import PLOTS
 from deploy.local.plots import save_plots
 from deploy.local.run_folder import RunFolder
+from deploy.local.versions import find_version
 from reward_service.scorer import Scorer
 from rollout.engine import GenerationEngine
 from rollout.evaluation import build_evaluation_set
