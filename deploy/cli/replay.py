@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from deploy.cli.console import Kafka, say
+from deploy.cli.console import Kafka, RunFolderOption, say
 
 if TYPE_CHECKING:
     from deploy.data.interval import Point
@@ -48,6 +48,7 @@ replays = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("export")(export)
+    app.command("bundle")(bundle)
     app.add_typer(replays, name="replay")
 
 
@@ -78,6 +79,35 @@ def export(
     full = place.topic(topic)
     count = to_file(from_topic(place, full, begin, end, partition, user), file, say)
     say(f"{count:,} records of {full} in {file}")
+
+
+def bundle(
+    path: Annotated[Path, typer.Argument(help="The folder to write; must not exist yet.", show_default=False)],
+    run_folder: RunFolderOption,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            "--from", metavar="STEP", help="Checkpoint to start at.  [default: the oldest kept]", show_default=False
+        ),
+    ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option("--to", metavar="STEP", help="Checkpoint to end at.  [default: the newest]", show_default=False),
+    ] = None,
+) -> None:
+    """Record the training between two checkpoints of a run as a folder that `onerec train --replay` trains again.
+
+    It holds the starting checkpoint, the histories as of the start, sessions, groups, journal, index snapshots and settings,
+    with checksums, and what machine, torch build, threads and sources made it. The run may go on meanwhile; its Kafka must
+    still hold the interval.
+    """
+    from benchmarks.harness import commit
+    from deploy.local.run_folder import RunFolder as Folder
+    from trainer.bundle import write_bundle
+
+    written = write_bundle(Folder.open(run_folder).path, path, first, last, commit(), on_progress=say).manifest
+    counts = f"{written.sessions:,} session records and {written.groups:,} group records"
+    say(f"steps {written.first} to {written.last} of {written.run} in {path}: {counts}")
 
 
 @replays.command(DEFAULT)

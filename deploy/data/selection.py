@@ -47,7 +47,7 @@ def _is_answer_to(record: Record, user: int, home: int, history: Path) -> bool:
     group = decode(RolloutGroup, record.value)
     if isinstance(group, str) or group.partition != home:
         return False
-    with closing(sqlite3.connect(f"{history.resolve().as_uri()}?mode=ro", uri=True)) as store:
+    with closing(sqlite3.connect(f"{history.resolve().as_uri()}?mode=rw", uri=True)) as store:
         where = "SELECT 1 FROM events WHERE user_id = ? AND position = ?"
         return store.execute(where, (user, group.offset)).fetchone() is not None
 
