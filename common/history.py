@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
@@ -132,6 +133,12 @@ class HistoryStore:
         row = self._db.execute("SELECT count(*) FROM events WHERE position = ?", (INITIAL,)).fetchone()
         return int(row[0])
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever put into it, not even what is known from before the stream."""
+        ends = self._db.execute("SELECT count(*) FROM ends").fetchone()[0]
+        return self.users() == 0 and ends == 0
+
     def commit(self) -> None:
         """Make everything since the last commit survive a crash of this process."""
         self._db.commit()
@@ -145,3 +152,30 @@ class HistoryStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def copy_as_of(source: Path, target: Path, ends: dict[int, int], bounds: dict[int, int]) -> None:
+    """Write a store of what some users' histories were at an earlier position of the stream; the source may be in use.
+
+    Args:
+        source: the store of a run.
+        target: the new one; must not exist.
+        ends: partition -> where the new one ends.
+        bounds: user -> the same of the user's partition; who is not named is left out.
+
+    Raises:
+        HistoryError: the source has not read up to there.
+    """
+    HistoryStore(target).close()
+    with closing(sqlite3.connect(target.resolve().as_uri(), uri=True)) as db:
+        db.execute("ATTACH ? AS run", (f"{source.resolve().as_uri()}?mode=rw",))
+        held = dict(db.execute("SELECT partition, position FROM run.ends"))
+        behind = {partition: held.get(partition, 0) for partition, end in ends.items() if held.get(partition, 0) < end}
+        if behind:
+            raise HistoryError(f"{source} is read up to {behind}, cannot be copied as of {ends}")
+        db.execute("CREATE TEMP TABLE bounds (user_id INTEGER PRIMARY KEY, bound INTEGER NOT NULL)")
+        db.executemany("INSERT INTO bounds VALUES (?, ?)", bounds.items())
+        db.execute("INSERT INTO main.events SELECT e.* FROM run.events e JOIN bounds USING (user_id) WHERE position < bound")
+        db.execute("INSERT INTO main.profiles SELECT p.* FROM run.profiles p JOIN bounds USING (user_id)")
+        db.executemany("INSERT INTO main.ends VALUES (?, ?)", ends.items())
+        db.commit()

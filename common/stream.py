@@ -7,21 +7,19 @@ that the log does not have is an error: it never falls back to the earliest or t
 from __future__ import annotations
 
 import base64
-import random
-import socket
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import xxhash
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.partitioner.default import murmur2
 
-from common.access import access
+from common.kafka_client import StreamError as StreamError
+from common.kafka_client import admin_client, await_connection, client_settings, named, partition_counts, to_ms
 from common.messages import DeadLetter
 
 MAX_BYTES = 8 * 2**20
@@ -35,10 +33,6 @@ MAX_UNFLUSHED = 10_000
 FETCH_WAIT_MS = 20
 """The embedded broker polls instead of waking on data, so this is the latency of a quiet topic."""
 DAY_MS = 86_400_000
-
-
-class StreamError(RuntimeError):
-    """The stream cannot be used as asked; names the broker (HOST:PORT) and the cause."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +109,13 @@ def dead_letter_key(record: Record) -> bytes:
 
 def wait_for_broker(bootstrap: str, timeout_s: float) -> None:
     """Wait until a broker answers a metadata call; StreamError when none does within ``timeout_s``."""
-    with _admin(bootstrap, timeout_s) as admin:
+    with admin_client(bootstrap, timeout_s) as admin:
         admin.describe_cluster()
 
 
 def create_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float) -> None:
     """Create what is missing of `TOPICS`, then check them all as `check_topics` does."""
-    with _admin(bootstrap, timeout_s) as admin:
+    with admin_client(bootstrap, timeout_s) as admin:
         present = admin.list_topics()
         missing = {
             topic_name(prefix, spec.name): {
@@ -137,15 +131,15 @@ def create_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float
             if topic_name(prefix, spec.name) not in present
         }
         if missing:
-            admin.create_topics(missing, timeout_ms=_ms(timeout_s), raise_errors=False)
-            admin.wait_for_topics(list(missing), timeout_ms=_ms(timeout_s))
+            admin.create_topics(missing, timeout_ms=to_ms(timeout_s), raise_errors=False)
+            admin.wait_for_topics(list(missing), timeout_ms=to_ms(timeout_s))
     check_topics(bootstrap, prefix, partitions, timeout_s)
 
 
 def check_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float) -> None:
     """StreamError naming every topic that is missing or has another number of partitions than declared."""
-    with _admin(bootstrap, timeout_s) as admin:
-        found = _partition_counts(admin)
+    with admin_client(bootstrap, timeout_s) as admin:
+        found = partition_counts(admin)
     faults = []
     for spec in TOPICS.values():
         name, wanted = topic_name(prefix, spec.name), spec.count(partitions)
@@ -159,7 +153,7 @@ def check_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float)
 
 def log_identity(bootstrap: str, topic: str, timeout_s: float) -> str:
     """``cluster/topic`` ids: they change when the broker or the topic was recreated, even if offsets look the same."""
-    with _admin(bootstrap, timeout_s) as admin:
+    with admin_client(bootstrap, timeout_s) as admin:
         cluster = admin.describe_cluster().get("cluster_id")
         for described in admin.describe_topics():
             if described["name"] == topic:
@@ -199,7 +193,13 @@ class Producer:
         self._connect()
 
     def send(
-        self, topic: str, value: bytes, partition: int, key: bytes | None = None, timestamp_ms: int | None = None
+        self,
+        topic: str,
+        value: bytes | None,
+        partition: int,
+        key: bytes | None = None,
+        timestamp_ms: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
     ) -> Any:
         """Queue a record; the future has ``get(timeout)``. StreamError if it is too large or the topic is unknown."""
         if len(self._unflushed) >= MAX_UNFLUSHED:
@@ -207,8 +207,10 @@ class Producer:
         if self._client is None:
             self._connect()
         try:
-            with _named(self._bootstrap):
-                future = self._client.send(topic, value, key=key, partition=partition, timestamp_ms=timestamp_ms)
+            with named(self._bootstrap):
+                future = self._client.send(
+                    topic, value, key=key, headers=list(headers), partition=partition, timestamp_ms=timestamp_ms
+                )
         except ValueError as error:  # no such partition
             raise StreamError(f"Kafka at {self._bootstrap}: {error}") from error
         future.add_callback(self._on_acknowledged)
@@ -250,12 +252,12 @@ class Producer:
         self.acknowledged[metadata.topic, metadata.partition] = metadata.offset
 
     def _connect(self) -> None:
-        with _named(self._bootstrap):
-            _await_connection(self._bootstrap, self._timeout_s)
+        with named(self._bootstrap):
+            await_connection(self._bootstrap, self._timeout_s)
             self._client = _Client(
-                **_client_settings(self._bootstrap, self._timeout_s),
-                delivery_timeout_ms=_ms(self._timeout_s),
-                max_block_ms=_ms(self._timeout_s),
+                **client_settings(self._bootstrap, self._timeout_s),
+                delivery_timeout_ms=to_ms(self._timeout_s),
+                max_block_ms=to_ms(self._timeout_s),
                 max_request_size=REQUEST_BYTES,
                 compression_type="lz4",
                 linger_ms=2,
@@ -286,9 +288,9 @@ class LogReader:
         self._ends: dict[int, int] = {}
         self._last_sign = time.monotonic()
         self._check_partitions()
-        with _named(bootstrap):
+        with named(bootstrap):
             self._consumer: Any = KafkaConsumer(
-                **_client_settings(bootstrap, timeout_s),
+                **client_settings(bootstrap, timeout_s),
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
@@ -321,12 +323,12 @@ class LogReader:
 
     def close(self) -> None:
         """Close the connections."""
-        self._consumer.close(timeout_ms=_ms(self._timeout_s))
+        self._consumer.close(timeout_ms=to_ms(self._timeout_s))
 
     def _fetch(self, max_records: int, timeout_s: float) -> dict[Any, list[Any]]:
         try:
-            with _named(self._bootstrap):
-                batches: dict[Any, list[Any]] = self._consumer.poll(timeout_ms=_ms(timeout_s), max_records=max_records)
+            with named(self._bootstrap):
+                batches: dict[Any, list[Any]] = self._consumer.poll(timeout_ms=to_ms(timeout_s), max_records=max_records)
         except StreamError as error:
             if isinstance(error.__cause__, OffsetOutOfRangeError):
                 self._raise_out_of_range(error)
@@ -339,8 +341,8 @@ class LogReader:
 
     def _check_partitions(self) -> None:
         # Asked of the admin client, since a consumer's question may create the topic.
-        with _admin(self._bootstrap, self._timeout_s) as admin:
-            count = _partition_counts(admin).get(self._topic, 0)
+        with admin_client(self._bootstrap, self._timeout_s) as admin:
+            count = partition_counts(admin).get(self._topic, 0)
         absent = sorted(partition for partition in self.positions if not 0 <= partition < count)
         if absent:
             raise StreamError(
@@ -366,8 +368,8 @@ class LogReader:
             self._consumer.seek(source, self.positions[partition])
 
     def _check_beginnings(self) -> None:
-        with _named(self._bootstrap):
-            begins = self._consumer.beginning_offsets(self._consumer.assignment(), timeout_ms=_ms(self._timeout_s))
+        with named(self._bootstrap):
+            begins = self._consumer.beginning_offsets(self._consumer.assignment(), timeout_ms=to_ms(self._timeout_s))
         self._last_sign = time.monotonic()
         for source, begin in begins.items():
             position = self.positions[source.partition]
@@ -381,8 +383,8 @@ class LogReader:
 
     def _raise_out_of_range(self, error: StreamError) -> None:
         self._check_beginnings()
-        with _named(self._bootstrap):
-            ends = self._consumer.end_offsets(self._consumer.assignment(), timeout_ms=_ms(self._timeout_s))
+        with named(self._bootstrap):
+            ends = self._consumer.end_offsets(self._consumer.assignment(), timeout_ms=to_ms(self._timeout_s))
         self._ends.update({source.partition: end for source, end in ends.items()})
         self._check_ends()
         raise error
@@ -393,59 +395,3 @@ class LogReader:
 
     def _record(self, raw: Any) -> Record:
         return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, list(raw.headers))
-
-
-def _client_settings(bootstrap: str, timeout_s: float) -> dict[str, Any]:
-    """What every client shares; a request gets half the time, so that one retry fits."""
-    return {
-        "bootstrap_servers": bootstrap.split(","),
-        "bootstrap_timeout_ms": _ms(timeout_s),
-        "request_timeout_ms": _ms(timeout_s / 2),
-        "reconnect_backoff_max_ms": 1000,
-        **access().kafka_client(),
-    }
-
-
-@contextmanager
-def _admin(bootstrap: str, timeout_s: float) -> Iterator[Any]:
-    with _named(bootstrap):
-        _await_connection(bootstrap, timeout_s)
-        admin = KafkaAdminClient(**_client_settings(bootstrap, timeout_s))
-        try:
-            yield admin
-        finally:
-            admin.close()
-
-
-@contextmanager
-def _named(bootstrap: str) -> Iterator[None]:
-    try:
-        yield
-    except KafkaError as error:
-        raise StreamError(f"Kafka at {bootstrap}: {error}") from error
-
-
-def _await_connection(bootstrap: str, timeout_s: float) -> None:
-    """Wait until one of the brokers accepts a connection: the clients would say only that time ran out."""
-    deadline, cause = time.monotonic() + timeout_s, ""
-    while True:
-        for address in bootstrap.split(","):
-            host, separator, port = address.strip().rpartition(":")
-            if not separator or not port.isdigit():
-                raise StreamError(f"stream.bootstrap must be HOST:PORT[,HOST:PORT...], got {bootstrap!r}")
-            try:
-                with socket.create_connection((host.strip("[]"), int(port)), timeout=max(deadline - time.monotonic(), 0.1)):
-                    return
-            except OSError as error:
-                cause = str(error)
-        if time.monotonic() >= deadline:
-            raise StreamError(f"Kafka at {bootstrap} did not answer within {timeout_s:g} s: {cause}")
-        time.sleep(random.uniform(0.05, 0.2))
-
-
-def _partition_counts(admin: Any) -> dict[str, int]:
-    return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics()}
-
-
-def _ms(seconds: float) -> int:
-    return max(int(seconds * 1000), 1)

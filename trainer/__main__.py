@@ -21,6 +21,7 @@ from trainer.loop import Trainer
 from trainer.parallel import RanksError, joined_ranks
 from trainer.publishing import BackgroundPublisher, PublishError
 from trainer.resume import open_run
+from trainer.run_log import BrokerLog
 from trainer.statistics import Statistics
 
 RANKS_S = 1800.0
@@ -45,7 +46,7 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
             # The lease comes first: nobody else may hold it while the ranks open journals and checkpoints.
             publisher = _publisher(folder, settings, endpoints)
             closing.callback(publisher.close)
-        opened = open_run(folder, settings, ranks)
+        opened = open_run(folder, settings, ranks, BrokerLog(endpoints, settings))
         closing.callback(opened.close)
         journal = Journal(ranks.own_file(folder / "journal.jsonl"))
         closing.callback(journal.close)

@@ -61,8 +61,7 @@ class Journal:
 
     def append(self, entry: JournalEntry) -> None:
         """Write an entry; when this returns it is on disk and its step may run."""
-        body = entry.model_dump_json()
-        line = f'{{"xxh3_128": "{_checksum(body)}", "entry": {body}}}\n'.encode()
+        line = _line(entry)
         written = os.write(self._file, line)
         if written != len(line):
             raise JournalError(f"{self.path}: only {written} of {len(line)} bytes of step {entry.step} could be written")
@@ -106,6 +105,16 @@ def entries_after(path: Path, step: int) -> list[JournalEntry]:
             raise JournalError(f"{path} line {number}: expected step {expected}, got {entry.step}")
         entries.append(entry)
     return entries
+
+
+def write_entries(path: Path, entries: list[JournalEntry]) -> None:
+    """Make a journal of steps that were recorded elsewhere."""
+    path.write_bytes(b"".join(map(_line, entries)))
+
+
+def _line(entry: JournalEntry) -> bytes:
+    body = entry.model_dump_json()
+    return f'{{"xxh3_128": "{_checksum(body)}", "entry": {body}}}\n'.encode()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, JournalEntry]]:

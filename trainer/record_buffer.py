@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import Protocol
 
 from common.history import Ranges
-from common.stream import LogReader, Record, StreamError
+from common.stream import Record, StreamError
+
+
+class Reader(Protocol):
+    """What records are read with: `common.stream.LogReader`, or `trainer.recorded_log.RecordedReader`."""
+
+    positions: dict[int, int]
+    """Partition -> next offset to read."""
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Up to ``max_records`` next records, a partition's in order; empty after ``timeout_s``."""
+
+    def lag(self) -> dict[int, int]:
+        """Records behind each partition's position, as far as is known."""
+
+    def close(self) -> None:
+        """Let go of what it reads from."""
 
 
 class RecordBuffer:
     """What was read but not yet handed out. ``positions`` are the next offsets to hand out, and what a checkpoint keeps."""
 
-    def __init__(self, reader: LogReader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.positions = dict(reader.positions)
         self._waiting: dict[int, deque[Record]] = {partition: deque() for partition in reader.positions}

@@ -19,7 +19,7 @@ from common.policy import build_policy, load_weights, to_blob
 from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
-from common.stream import TOPICS, LogReader, check_topics, log_identity, topic_name
+from common.stream import TOPICS, topic_name
 from trainer.batches import warm_plays, warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
 from trainer.duration_reward import PLAY_TIMES, PlayTimes
@@ -29,6 +29,7 @@ from trainer.journal import JournalEntry
 from trainer.parallel import Ranks
 from trainer.parts import gathered, part_of
 from trainer.record_buffer import RecordBuffer
+from trainer.run_log import RunLog
 from trainer.session_filter import SessionFilter
 from trainer.staleness import Staleness
 from trainer.step import TrainingStep
@@ -135,36 +136,32 @@ class OpenRun:
         self.history.close()
 
 
-def open_run(folder: Path, settings: Settings, ranks: Ranks) -> OpenRun:
+def open_run(folder: Path, settings: Settings, ranks: Ranks, run_log: RunLog) -> OpenRun:
     """Open a run folder and restore its newest intact checkpoint; the first time, make that of step 0.
 
-    Nothing of the run is opened on any rank before rank 0 calls this.
+    Nothing of the run is opened on any rank before rank 0 calls this. ``run_log`` is where its topics are read from.
 
     Raises:
         CheckpointError: no checkpoint is intact, or it belongs to another run or another log.
         RanksError: another rank is gone.
-        StreamError: a topic is missing, or no longer has the checkpoint's positions.
+        StreamError: the log does not have the checkpoint's positions, or no longer.
         ValueError: an item index that the checkpoint names is missing or damaged.
     """
-    endpoints, stream = Endpoints.read(folder), settings.stream
-    check_topics(endpoints.kafka, endpoints.prefix, stream.partitions, stream.timeout_s)
+    endpoints = Endpoints.read(folder)
     checkpoint = _newest(folder / "checkpoints", ranks)
     indexes = Indexes(folder / "index", settings.policy, checkpoint.state.indexes if checkpoint else [])
     history = HistoryStore(ranks.own_file(folder / "history.sqlite"))
     try:
-        session_log = SessionLog.open(folder / "log")
-        if history.users() == 0:
-            load_initial_histories(session_log, history, settings.split.warm_days)
-        run = _fresh_run(settings, indexes, _identity(settings, endpoints, indexes, ranks), ranks)
+        if history.is_empty:
+            load_initial_histories(SessionLog.open(folder / "log"), history, settings.split.warm_days)
+        run = _fresh_run(settings, indexes, _identity(settings, endpoints, run_log, indexes, ranks), ranks)
         if checkpoint is None:
-            checkpoint = _first_checkpoint(folder, run, settings, session_log, indexes)
+            checkpoint = _first_checkpoint(folder, run, settings, indexes)
         _check_identity(checkpoint.state.identity, run.identity)
         run.restore(checkpoint)
-        _catch_up(history, run.sessions, settings, endpoints)
-        reader = {
-            name: _reader(endpoints, name, at, settings) for name, at in ((SESSIONS, run.sessions), (GROUPS, run.groups))
-        }
-        sessions, groups = RecordBuffer(reader[SESSIONS]), RecordBuffer(reader[GROUPS])
+        _catch_up(history, run.sessions, settings, run_log)
+        sessions = RecordBuffer(run_log.reader(SESSIONS, run.sessions))
+        groups = RecordBuffer(run_log.reader(GROUPS, run.groups))
         return OpenRun(folder, settings, endpoints, indexes, history, run, sessions, groups)
     except BaseException:
         history.close()
@@ -186,10 +183,10 @@ def _fresh_run(settings: Settings, indexes: Indexes, identity: Identity, ranks: 
     return Run(identity, training, SessionFilter(settings.filter), PlayTimes(PLAY_TIMES), Frontier(), staleness)
 
 
-def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: SessionLog, indexes: Indexes) -> Checkpoint:
+def _first_checkpoint(folder: Path, run: Run, settings: Settings, indexes: Indexes) -> Checkpoint:
     """Step 0: the pre-trained policy, filter and play times that know the warm window, every partition's beginning."""
     load_weights(run.training.policy, (folder / "pretrained" / "policy.safetensors").read_bytes())
-    warm_days = settings.split.warm_days
+    session_log, warm_days = SessionLog.open(folder / "log"), settings.split.warm_days
     run.session_filter.prime(warm_scores(session_log, warm_days))
     warm_plays(session_log, warm_days, run.play_times, settings.rl.duration_base)
     ranks, counts = run.training.ranks, run.identity.partitions
@@ -202,15 +199,13 @@ def _first_checkpoint(folder: Path, run: Run, settings: Settings, session_log: S
     return checkpoint
 
 
-def _identity(settings: Settings, endpoints: Endpoints, indexes: Indexes, ranks: Ranks) -> Identity:
-    stream = settings.stream
+def _identity(settings: Settings, endpoints: Endpoints, run_log: RunLog, indexes: Indexes, ranks: Ranks) -> Identity:
     plain = settings.model_dump_json(exclude={"redis": True, "stream": {"bootstrap"}})
-    names = {name: topic_name(endpoints.prefix, name) for name in (SESSIONS, GROUPS)}
     return Identity(
         run=endpoints.run,
         prefix=endpoints.prefix,
-        partitions={name: TOPICS[name].count(stream.partitions) for name in names},
-        logs={name: log_identity(endpoints.kafka, full, stream.timeout_s) for name, full in names.items()},
+        partitions={name: TOPICS[name].count(settings.stream.partitions) for name in (SESSIONS, GROUPS)},
+        logs={name: run_log.identity(name) for name in (SESSIONS, GROUPS)},
         tokenizer_version=indexes.current.tokenizer_version,
         settings_digest=xxhash.xxh3_128_hexdigest(plain.encode()),
         machine=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
@@ -234,13 +229,13 @@ def _check_identity(saved: Identity, present: Identity) -> None:
         )
 
 
-def _catch_up(history: HistoryStore, positions: dict[int, int], settings: Settings, endpoints: Endpoints) -> None:
+def _catch_up(history: HistoryStore, positions: dict[int, int], settings: Settings, run_log: RunLog) -> None:
     """Re-read the log into a history store that is behind the checkpoint (lost, or not yet on disk at a power cut)."""
     behind = {p: (history.end(p), end) for p, end in positions.items() if history.end(p) < end}
     if not behind:
         return
     log.warning("the history store is behind the checkpoint, re-reading %s", behind)
-    reader = _reader(endpoints, SESSIONS, {p: start for p, (start, _) in behind.items()}, settings)
+    reader = run_log.reader(SESSIONS, {p: start for p, (start, _) in behind.items()})
     try:
         records = RecordBuffer(reader)
         for partition, (start, end) in behind.items():
@@ -250,10 +245,6 @@ def _catch_up(history: HistoryStore, positions: dict[int, int], settings: Settin
         history.commit()
     finally:
         reader.close()
-
-
-def _reader(endpoints: Endpoints, name: str, positions: dict[int, int], settings: Settings) -> LogReader:
-    return LogReader(endpoints.kafka, topic_name(endpoints.prefix, name), positions, settings.stream.timeout_s)
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -41,7 +41,13 @@ def create(
 
 
 def train(
-    run_folder: RunFolderOption,
+    run_folder: Annotated[Path | None, typer.Option("--run-folder", help="The run folder.", show_default=False)] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay", metavar="BUNDLE", help="Train a recorded interval offline, and compare.", show_default=False
+        ),
+    ] = None,
     replay_journal: Annotated[
         bool, typer.Option("--replay-journal", help="Retrain what was recorded, and compare; the run stays as it is.")
     ] = False,
@@ -59,16 +65,25 @@ def train(
 ) -> None:
     """Run the trainer of a run; it resumes from the newest checkpoint.
 
-    With --replay-journal it retrains the steps between two checkpoints from the log and the journal, and exits with 0 if
-    parameters and optimizer come out bit for bit as recorded, with 1 if not. The run's Kafka must still hold its sessions.
+    With --replay it trains the interval of a bundle (`onerec bundle`) once more, with no broker and nothing else running;
+    with --replay-journal, the steps between two checkpoints of a run whose Kafka still holds their sessions. Both compare
+    what comes out with what was recorded: exit code 0 if parameters and optimizer are bit for bit the same, 1 if not.
     """
-    if not replay_journal:
-        if first is not None or last is not None or into is not None:
-            raise ValueError("--from, --to and --into belong to --replay-journal")
+    retrains = replay is not None or replay_journal
+    if not replay_journal and (first is not None or last is not None):
+        raise ValueError("--from and --to belong to --replay-journal")
+    if not retrains and into is not None:
+        raise ValueError("--into belongs to --replay and --replay-journal")
+    if (run_folder is None) == (replay is None):
+        raise ValueError("train needs either --run-folder or --replay BUNDLE")
+    if run_folder is not None and not retrains:
         _become("trainer", run_folder)
-    from deploy.local.retraining import retrain_and_tell
+    from deploy.local.retraining import replay_and_tell, retrain_and_tell
     from deploy.local.run_folder import RunFolder
 
+    if replay is not None:
+        raise typer.Exit(replay_and_tell(replay, into))
+    assert run_folder is not None
     raise typer.Exit(retrain_and_tell(RunFolder.open(run_folder).path, into, first, last))
 
 

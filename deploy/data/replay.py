@@ -19,12 +19,11 @@ from pathlib import Path
 from common.messages import ItemEvent, Session
 from common.session_log import DAY_MS, SessionLog
 from common.stream import Producer, StreamError, partition_of, topic_name
+from deploy.data.clock import TICK_S, Clock
 
 END_FILE = "replay.json"
 BATCH = 1000
 ATTEMPTS = 4
-TICK_S = 0.1
-"""A paced replay waits only when it is ahead by more than this, so that records still travel in batches."""
 
 
 def replay(
@@ -106,7 +105,7 @@ def _new_items(log: SessionLog, first_day: int) -> Iterator[_Entry]:
 
 def _batches(log: SessionLog, days: tuple[int, int | None], speed: float) -> Iterator[list[_Entry]]:
     """What is due, in batches of at most `BATCH`; sleeps until the next message is due."""
-    clock = _Clock(speed)
+    clock = Clock(speed)
     batch: list[_Entry] = []
     for entry in _entries(log, days):
         wait = clock.ahead_s(entry.time_ms)
@@ -134,23 +133,6 @@ def _deliver(producer: Producer, prefix: str, partitions: int, batch: list[_Entr
             if attempt == ATTEMPTS - 1:
                 raise
             time.sleep(random.uniform(0.5, 1.0) * 2**attempt)
-
-
-class _Clock:
-    """Maps the log's time to this machine's, from the first session on."""
-
-    def __init__(self, speed: float) -> None:
-        self.speed = speed
-        self.start: tuple[float, int] | None = None
-
-    def ahead_s(self, time_ms: int) -> float:
-        """Seconds until the session is due; <= 0 when it is due, or when the replay is not paced."""
-        if self.speed == 0:
-            return 0.0
-        if self.start is None:
-            self.start = time.monotonic(), time_ms
-        began, first_ms = self.start
-        return began + (time_ms - first_ms) / 1000 / self.speed - time.monotonic()
 
 
 def _write_ends(run_folder: Path, ends: dict[int, int]) -> None:

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.context import UserEvents
-from common.history import CONTEXT_EVENTS, INITIAL, LIFELONG_CONTEXT_EVENTS, HistoryError, HistoryStore, context_events
+from common.history import (
+    CONTEXT_EVENTS,
+    INITIAL,
+    LIFELONG_CONTEXT_EVENTS,
+    HistoryError,
+    HistoryStore,
+    context_events,
+    copy_as_of,
+)
 from common.settings import PolicySettings
 
 USER, PARTITION = 7, 1
@@ -112,3 +120,30 @@ def test_a_file_that_is_no_store_and_a_bad_position_are_named(tmp_path: Path) ->
 def test_a_lifelong_pathway_asks_for_longer_contexts() -> None:
     assert context_events(PolicySettings()) == CONTEXT_EVENTS
     assert context_events(PolicySettings(lifelong_length=8)) == LIFELONG_CONTEXT_EVENTS
+
+
+def test_a_copy_as_of_holds_the_named_users_past_and_nothing_later(tmp_path: Path) -> None:
+    source, target = tmp_path / "source.sqlite", tmp_path / "target.sqlite"
+    with HistoryStore(source) as store:
+        store.append(INITIAL, INITIAL, USER, events(9))
+        for position, user in enumerate([USER, USER + 1, USER, USER]):
+            store.append(PARTITION, position, user, events(position), f"s{position}")
+        store.set_profile(USER, {"age": 3})
+        store.set_profile(USER + 1, {"age": 4})
+        store.advance(PARTITION, 4)
+        store.commit()
+        copy_as_of(source, target, {PARTITION: 3}, {USER: 3})
+    with HistoryStore(target) as copy:
+        assert (copy.end(PARTITION), items(copy, 3), copy.profile(USER)) == (3, [9, 0, 2], {"age": 3})
+        assert copy.profile(USER + 1) == {}
+        assert not copy.is_empty
+        assert not copy.append(PARTITION, 3, USER, events(1), "s2")
+
+
+def test_a_store_is_not_copied_as_of_a_position_that_it_has_not_reached(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path / "source.sqlite") as store:
+        assert store.is_empty
+        store.advance(PARTITION, 2)
+        store.commit()
+    with pytest.raises(HistoryError, match="is read up to"):
+        copy_as_of(tmp_path / "source.sqlite", tmp_path / "target.sqlite", {PARTITION: 3}, {})

@@ -7,40 +7,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
 import pytest
+import safetensors.torch
 
-from tests.trainer.fake_fleet import FakeFleet
-from tests.trainer.test_loop import COUNT, kill, start, wait_for_steps
-from tests.trainer.tiny_run import TinyRun, stream_sessions
+from tests.trainer.tiny_run import TinyRun
 from trainer import checkpoint as ck
-from trainer.__main__ import train
+from trainer.bundle import BundleError
 from trainer.journal import JournalError
 from trainer.retrain import RetrainError, retrain
-
-
-@pytest.fixture(autouse=True)
-def _redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEREC_REDIS__URL", redis_url)
-
-
-@pytest.fixture(scope="module")
-def killed(kafka: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """A run with groups, killed in the middle and finished."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ONEREC_REDIS__URL", redis_url)
-        run = TinyRun.make(tmp_path_factory.mktemp("retrain") / "run", kafka, "stream.partitions=2", "rl.rate=1")
-        run.tell_end(run.send(stream_sessions(COUNT), end=False))
-        fleet = FakeFleet(run)
-        try:
-            trainer = start(run)
-            wait_for_steps(run, 7)
-            kill(trainer, run)
-            train(run.folder, Event())
-        finally:
-            fleet.close()
-    return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -71,8 +46,11 @@ def test_what_differs_is_named(killed: TinyRun, tmp_path: Path) -> None:
     name = next(name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and tensor.numel())
     changed = tensors[name].clone()
     changed.view(-1)[0] += 1
-    other = replace(found.again, policy=b"", trainer=tensors | {name: changed})
-    assert replace(found, again=other).differences() == ["policy", name]
+    policy = safetensors.torch.load(found.again.policy)
+    weight = next(iter(sorted(policy)))
+    blob = safetensors.torch.save(policy | {weight: policy[weight] + 1})
+    other = replace(found.again, policy=blob, trainer=tensors | {name: changed})
+    assert replace(found, again=other).differences() == [f"policy.{weight}", name]
 
 
 def test_the_command_says_whether_it_is_the_same(killed: TinyRun) -> None:
@@ -93,12 +71,12 @@ def test_a_damaged_journal_is_refused(killed: TinyRun, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_retrained_is_named(killed: TinyRun, tmp_path: Path) -> None:
-    with pytest.raises(RetrainError, match=r"from must be one of the checkpoints kept, .*, got 3"):
+    with pytest.raises(BundleError, match=r"from must be one of the checkpoints kept, .*, got 3"):
         retrain(killed.folder, tmp_path / "a", first=3)
     newest = ck.committed(killed.folder / "checkpoints")[-1]
-    with pytest.raises(RetrainError, match=f"from must be below to, got {newest} and {newest}"):
+    with pytest.raises(BundleError, match=f"from must be below to, got {newest} and {newest}"):
         retrain(killed.folder, tmp_path / "a", first=newest)
-    with pytest.raises(RetrainError, match="has no committed checkpoint"):
+    with pytest.raises(BundleError, match="has no committed checkpoint"):
         retrain(_without_checkpoints(killed, tmp_path), tmp_path / "a")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
