@@ -64,7 +64,7 @@ class GenerationEngine:
         return self._generate(contexts, seeds, self.trie)
 
     @torch.no_grad()
-    def generate_under(self, contexts: list[Context], prefixes: Sequence[npt.NDArray[np.int64]]) -> list[Candidates]:
+    def generate_under(self, contexts: list[Context], prefixes: Sequence[npt.NDArray[np.integer]]) -> list[Candidates]:
         """As a constrained `generate`, but a user's items begin with one of the user's prefixes (P, k), such as a slower
         model has chosen beforehand (OneRec-Think, Think-Ahead serving). A user without prefixes gets any items.
 
@@ -76,7 +76,7 @@ class GenerationEngine:
         free = [user for user, prefix in enumerate(prefixes) if not len(prefix)]
         found: dict[int, Candidates] = {}
         if bound:
-            below = self.trie.under([torch.from_numpy(prefixes[user]) for user in bound])
+            below = self.trie.under([torch.from_numpy(prefixes[user]).long() for user in bound])
             found |= zip(bound, self._generate([contexts[user] for user in bound], (), below), strict=True)
         if free:
             found |= zip(free, self.generate([contexts[user] for user in free]), strict=True)
