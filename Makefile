@@ -50,7 +50,7 @@ format: setup  ## rewrite the sources in the house's format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-reference: setup  ## write the settings and messages into the documentation's pages
+reference: setup  ## write settings, messages and metrics into the documentation's pages
 	$(BIN)/python -m deploy.reference
 
 clean:  ## remove the environment and all runs

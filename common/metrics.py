@@ -1,6 +1,6 @@
 """Every metric of every worker, in one place (`common.metric_catalogue` says how one is declared).
 
-docs/metrics.md is made from it: ``python -m common.metrics_page``. Workers import the constants below and call `serve` once.
+docs/metrics.md is made from it. Workers import the constants below and call `serve` once.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from common import messages
 from common.messages import Message
 from common.settings import Settings
+from deploy.reference.metrics import metrics_block
 from deploy.reference.schema import Table, tables
 
 TOPICS: dict[str, type[Message]] = {
@@ -47,6 +48,7 @@ def _section(place: str, table: Table, first_column: str) -> str:
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
     "configuration.md": ("settings", settings_block),
     "contracts.md": ("messages", messages_block),
+    "metrics.md": ("metrics", metrics_block),
 }
 """Page under ``docs/``: the name of its block, and who makes it."""
 

@@ -10,7 +10,6 @@ from prometheus_client import Counter, Gauge, Histogram, Summary
 
 from common import metrics
 from common.metric_catalogue import CATALOGUE, REGISTRY, Entry, counter, gauge
-from common.metrics_page import page
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("common", "trainer", "rollout", "reward_service", "tokenizer_job")
@@ -54,12 +53,6 @@ def test_every_metric_is_set_somewhere() -> None:
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path not in DECLARATIONS]
     used = set().union(*map(read_names, files))
     assert sorted(set(constants()) - used) == []
-
-
-def test_the_page_is_made_from_the_catalogue() -> None:
-    remake = "python -m common.metrics_page > docs/metrics.md"
-    assert (ROOT / "docs" / "metrics.md").read_text() == page(), f"run: {remake}"
-    assert all(f"| `{name}` |" in page() for name in CATALOGUE)
 
 
 def test_a_name_says_its_unit() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from common.metric_catalogue import CATALOGUE
 from common.settings import PROFILES, Settings
 from common.stream import TOPICS
 from deploy.reference import pages
@@ -47,3 +48,8 @@ def test_the_page_lists_every_shipped_profile() -> None:
     text = (DOCS / "configuration.md").read_text()
     listed = text[text.index("## Profiles") : text.index("## Every setting")]
     assert [path.stem for path in PROFILES.glob("*.toml") if f"`{path.stem}`" not in listed] == []
+
+
+def test_every_metric_has_its_row() -> None:
+    text = (DOCS / "metrics.md").read_text()
+    assert [name for name in CATALOGUE if f"| `{name}` |" not in text] == []
