@@ -42,9 +42,7 @@ def start_log(process: str, run_folder: Path) -> None:
     Raises:
         ValueError: `FORMAT_VARIABLE` is neither ``text`` nor ``json``.
     """
-    wanted = os.environ.get(FORMAT_VARIABLE, "text")
-    if wanted not in {"text", "json"}:
-        raise ValueError(f"{FORMAT_VARIABLE} must be text or json, got {wanted!r}")
+    wanted = log_format()
     handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(logging.Formatter(TEXT))
     if wanted == "json":
@@ -58,6 +56,18 @@ def start_log(process: str, run_folder: Path) -> None:
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda told: _log_uncaught(told.exc_type, told.exc_value, told.exc_traceback)
     logging.getLogger(process).info("started: version %s, Python %s", _own_version(), platform.python_version())
+
+
+def log_format() -> str:
+    """How logs are to be written: ``text`` or ``json``.
+
+    Raises:
+        ValueError: `FORMAT_VARIABLE` is neither.
+    """
+    wanted = os.environ.get(FORMAT_VARIABLE, "text")
+    if wanted not in {"text", "json"}:
+        raise ValueError(f"{FORMAT_VARIABLE} must be text or json, got {wanted!r}")
+    return wanted
 
 
 def user_tag(user_id: int) -> str:

@@ -235,8 +235,8 @@ class Fleet:
             return
         metrics.ROLLOUT_GROUPS_PRODUCED.labels("failure").inc()
         reason = f"gave up after {work.attempts} attempts: {reason}"
-        user = user_tag(work.request.context.user_id)
-        log.warning("request %s: %s", work.request.request_id, reason, extra={"user": user})
+        known = {"user": user_tag(work.request.context.user_id)}
+        log.warning("request %s: %s", work.request.request_id, reason, extra=known)
         origin = Origin("fleet", max(0, *self.pool.versions.values()), sampler_of(self.settings.rl))
         group = failed_group(work.request, origin, reason)
         self._answer(work, group.to_bytes())

@@ -6,6 +6,7 @@ outcome; the others settle nothing.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,12 @@ from common.context import Context
 from common.history import Position, context_events
 from common.item_index import ItemIndex
 from common.messages import NO_ITEM, RolloutGroup, decode
+from common.process_log import user_tag
 from common.stream import Record
 from trainer.advantages import advantages_for
 from trainer.batches import context_for
 from trainer.checkpoint import CheckpointError
+from trainer.frontier import Frontier
 from trainer.journal import JournalError, SettledGroup
 from trainer.parity import MAX_PARITY_ERROR, Snapshots
 from trainer.resume import SESSIONS, OpenRun
@@ -26,6 +29,7 @@ from trainer.step import RlSample
 
 TRAINED = "trained"
 GIVEN_UP = "given_up"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,19 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
         "generated_ms": group.generated_ms,
         "scored_ms": group.scored_ms,
     }
+
+
+def log_dropped(judgement: Judgement, frontier: Frontier) -> None:
+    """Say why a group is dropped, if it is; to be called while its request is still outstanding."""
+    settled, group = judgement.settled, judgement.group
+    if settled.outcome == TRAINED:
+        return
+    asked = frontier.outstanding.get(settled.request) if settled.request else None
+    known = {"reason": settled.outcome, "version": group.parameter_version if group else None}
+    known |= {"user": user_tag(asked.user_id)} if asked else {}
+    failure = f": {group.failure}" if group and group.failure else ""
+    whose = settled.request_id or settled.request or settled.record
+    log.warning("the group of request %s is dropped, %s%s", whose, settled.outcome, failure, extra=known)
 
 
 def legal_share(group: RolloutGroup) -> float | None:

@@ -21,12 +21,11 @@ from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_INDEX_VERSION
-from common.process_log import user_tag
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import CheckpointError, Identity, commit, oldest_index, policy_blob
 from trainer.committing import BackgroundCommit, show_checkpoint
-from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement
+from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement, log_dropped
 from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.metrics import waiting_for
 from trainer.parity import Snapshots
@@ -167,7 +166,7 @@ class Trainer:
         if self.publisher:
             self.publisher.check()
         for judgement in judgements:
-            self._tell_dropped(judgement)
+            log_dropped(judgement, self.state.frontier)
         entry = JournalEntry(
             step=self.state.step + 1,
             ranges=ranges_between(self.state.sessions, self.sessions.positions),
@@ -293,17 +292,6 @@ class Trainer:
         if self.ranks.leads:
             show_checkpoint(self.checkpoints / f"{step:08d}")
         log.info("at checkpoint %d; the journal ends at step %d", step, self.journal.last(), extra={"step": step})
-
-    def _tell_dropped(self, judgement: Judgement) -> None:
-        settled, group = judgement.settled, judgement.group
-        if settled.outcome == TRAINED:
-            return
-        asked = self.state.frontier.outstanding.get(settled.request) if settled.request else None
-        known = {"reason": settled.outcome, "version": group.parameter_version if group else None}
-        known |= {"user": user_tag(asked.user_id)} if asked else {}
-        failure = f": {group.failure}" if group and group.failure else ""
-        whose = settled.request_id or settled.request or settled.record
-        log.warning("the group of request %s is dropped, %s%s", whose, settled.outcome, failure, extra=known)
 
     def _given_up(self) -> list[Judgement]:
         """Requests whose group has not come for so long that the fleet must have lost them: their places are freed."""

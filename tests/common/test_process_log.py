@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -9,12 +10,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
 from common.process_log import BURST, WINDOW_S, FloodGate, JsonLines, _key, user_tag
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import logging, sys, warnings
 from pathlib import Path
@@ -95,3 +97,28 @@ def test_what_is_said_too_often_is_held_back_and_counted(monkeypatch: pytest.Mon
     after = say("no rewards for %d")
     assert after is not None
     assert after.getMessage() == "no rewards for 1"
+
+
+@pytest.mark.parametrize("room", ["common", "trainer", "rollout", "reward_service", "tokenizer_job", "deploy"])
+def test_no_line_has_a_users_id(room: str) -> None:
+    """Whatever is logged of a user goes through `user_tag`."""
+    bare = []
+    for path in (ROOT / room).rglob("*.py"):
+        for call in filter(is_logging, ast.walk(ast.parse(path.read_text()))):
+            named = {
+                part for node in ast.walk(call) for part in [getattr(node, "attr", "") or getattr(node, "id", "")] if part
+            }
+            bare += [f"{path.name}:{call.lineno}"] if {"user_id", "user"} & named and "user_tag" not in named else []
+    assert bare == []
+
+
+def is_logging(node: ast.AST) -> TypeGuard[ast.Call]:
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(called, ast.Attribute) and called.attr in {
+        "debug",
+        "info",
+        "warning",
+        "error",
+        "exception",
+        "critical",
+    }

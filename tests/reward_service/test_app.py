@@ -230,6 +230,8 @@ def test_model_card_and_metrics(run_folder: Path) -> None:
     assert count(after, 'requests_total{code="200"}') - count(before, 'requests_total{code="200"}') == 1
     assert count(after, 'requests_total{code="422"}') - count(before, 'requests_total{code="422"}') == 1
     assert count(after, "items_scored_total") - count(before, "items_scored_total") == 2
+    assert (count(after, "model_version_number"), count(after, "index_version_number")) == (1, 1)
+    assert count(after, "in_flight_number") == 0
 
 
 def count(metrics: str, name: str) -> float:

@@ -160,7 +160,9 @@ def test_every_request_is_answered_once_although_actors_die_and_hang(stack: Stac
         groups = decoded(RolloutGroup, [record.value or b"" for record in records])
         letters = decoded(DeadLetter, stack.read("dead-letters", 3))
         metrics = json.loads((stack.folder / "ready" / "rollout.json").read_text())["metrics"]
-        assert "onerec_rollout_requests_duplicate_total 1.0" in httpx.get(metrics, timeout=5.0).text
+        shown = httpx.get(metrics, timeout=5.0).text
+        assert "onerec_rollout_requests_duplicate_total 1.0" in shown
+        assert all(f'onerec_rollout_actors_number{{state="{state}"}}' in shown for state in ("idle", "busy", "starting"))
         fleet.send_signal(signal.SIGTERM)
         assert fleet.wait(30) == 0
     _, alive = psutil.wait_procs(ours, timeout=15)

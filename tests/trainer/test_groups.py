@@ -11,6 +11,7 @@ from common.features import Featurizer
 from common.history import HistoryStore
 from common.messages import RolloutGroup
 from common.policy import build_policy, to_blob
+from common.process_log import user_tag
 from common.stream import Record
 from tests.trainer.fake_fleet import answer
 from tests.trainer.test_record_buffer import ListReader
@@ -19,8 +20,8 @@ from trainer.advantages import pair_advantages
 from trainer.batches import BatchBuilder
 from trainer.checkpoint import CheckpointError, Identity
 from trainer.duration_reward import PlayTimes
-from trainer.frontier import Frontier
-from trainer.groups import GroupJudge, group_line
+from trainer.frontier import Asked, Frontier
+from trainer.groups import GroupJudge, Judgement, group_line, log_dropped
 from trainer.indexes import Indexes
 from trainer.journal import JournalError, SettledGroup
 from trainer.loop import to_request
@@ -219,3 +220,14 @@ def test_a_group_is_judged_and_trained_by_the_index_it_was_made_with(scene: Scen
         scene.judge.recall(settled, scene.record(scene.group))
     with pytest.raises(JournalError, match="item index 1 is needed"):
         scene.opened.indexes.go_to(1)
+
+
+def test_a_dropped_group_is_told_with_its_reason_and_without_its_user(caplog: pytest.LogCaptureFixture) -> None:
+    frontier = Frontier()
+    frontier.request((1, 7), Asked(user_id=987654321, time_ms=1, tab=0))
+    for outcome in ("trained", "given_up"):
+        log_dropped(Judgement(SettledGroup(record=None, request=(1, 7), outcome=outcome)), frontier)
+    (record,) = caplog.records
+    assert record.getMessage() == "the group of request (1, 7) is dropped, given_up"
+    assert (vars(record)["reason"], vars(record)["user"]) == ("given_up", user_tag(987654321))
+    assert "987654321" not in str(vars(record))

@@ -9,12 +9,14 @@ from common.features import Featurizer
 from common.metrics import render
 from common.policy import build_policy
 from common.policy.peak import peak
+from tests.common.test_messages import group
 from tests.trainer.test_checkpoint import IDENTITY
 from tests.trainer.tiny_run import tiny_index, tiny_settings
 from trainer.duration_reward import PlayTimes
 from trainer.frontier import Frontier
 from trainer.groups import Judgement
 from trainer.journal import SettledGroup
+from trainer.metrics import waiting_for
 from trainer.resume import Run
 from trainer.session_filter import SessionFilter
 from trainer.shares import Share, merged
@@ -37,7 +39,10 @@ def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_pa
     run = Run(IDENTITY, training, SessionFilter(settings.filter), PlayTimes(10), Frontier(), Staleness(2, [0]))
     run.counters = Counter({"sessions.consumed": 100})
     consumed, stale = value("onerec_trainer_sessions_consumed_total"), value('onerec_trainer_groups_total{reason="stale"}')
-    judgement = Judgement(SettledGroup(record=(0, 4), request=(1, 7), outcome="stale"))
+    judgement = Judgement(SettledGroup(record=(0, 4), request=(1, 7), outcome="stale"), group=group())
+    before = [
+        value(f"onerec_trainer_group_{name}") for name in ("legal_ratio_sum", "legal_ratio_count", "reward_number_sum")
+    ]
     with Statistics(tmp_path / "stats.jsonl", run) as statistics:
         run.step = 1
         run.counters.update({"sessions.consumed": 4, "groups.stale": 1})
@@ -49,16 +54,27 @@ def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_pa
     assert value('onerec_trainer_next_token_loss_nats{level="2"}') == 2.0
     assert value('onerec_trainer_stream_lag_records{partition="0",topic="sessions"}') == 9
     assert value("onerec_trainer_load_violation_ratio") == 0.5
+    after = [value(f"onerec_trainer_group_{name}") for name in ("legal_ratio_sum", "legal_ratio_count", "reward_number_sum")]
+    assert [new - old for old, new in zip(before, after, strict=True)] == [0.5, 1, 0.5]
     rate = peak(torch.device("cpu")).rate
     assert value("onerec_trainer_model_flops_utilisation_ratio") == pytest.approx(FLOPS / (0.1 * rate))
     assert value("onerec_trainer_step_flops") == FLOPS
     assert any(line.startswith("onerec_trainer_peak_rate_flops{source=") for line in render().decode().splitlines())
-    group, step = (json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
-    assert (group["kind"], group["outcome"], group["record"]) == ("group", "stale", [0, 4])
+    line, step = (json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
+    assert (line["kind"], line["outcome"], line["record"], line["legal_share"]) == ("group", "stale", [0, 4], 0.5)
     assert step["max_violation"] == 0.5
     assert step["utilisation"] == pytest.approx(step["flops"] / (step["seconds"] * step["peak_flops"]))
     assert step["peak_source"].startswith("measured")
     assert (step["counters"]["sessions.consumed"], step["loss_per_level"]) == (104, [1.0, 2.0])
+
+
+def test_waiting_is_counted_by_what_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = 'onerec_trainer_waited_seconds_total{reason="sessions"}'
+    before, clock = value(name), iter([10.0, 12.5])
+    monkeypatch.setattr("trainer.metrics.time.perf_counter", lambda: next(clock))
+    with waiting_for("sessions"):
+        pass
+    assert value(name) == before + 2.5
 
 
 def test_shares_of_a_step_are_summed_or_weighed() -> None:
