@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import arms, bench, data, evaluate, experiment, loop, replay, tokenize, workers
+from deploy.cli import arms, bench, data, evaluate, experiment, loop, replay, tail, tokenize, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 loop.register(app)
 data.register(app)
 replay.register(app)
+tail.register(app)
 evaluate.register(app)
 tokenize.register(app)
 workers.register(app)
