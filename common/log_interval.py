@@ -119,5 +119,6 @@ def _scan(bootstrap: str, topic: str, ranges: Ranges, time_ms: int, timeout_s: f
 @contextmanager
 def _asking(bootstrap: str, timeout_s: float) -> Iterator[Any]:
     """A client that consumes nothing: for questions about a log."""
-    with named(bootstrap), closing(KafkaConsumer(**client_settings(bootstrap, timeout_s), group_id=None)) as client:
+    settings = {"group_id": None, "enable_auto_commit": False, "allow_auto_create_topics": False}
+    with named(bootstrap), closing(KafkaConsumer(**client_settings(bootstrap, timeout_s), **settings)) as client:
         yield client

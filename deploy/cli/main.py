@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import arms, bench, data, evaluate, experiment, loop, operate, replay, tokenize, watch, workers
+from deploy.cli import arms, bench, data, evaluate, experiment, loop, operate, replay, tail, tokenize, watch, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -20,6 +20,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 loop.register(app)
 data.register(app)
 replay.register(app)
+tail.register(app)
 evaluate.register(app)
 tokenize.register(app)
 workers.register(app)

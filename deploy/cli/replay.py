@@ -151,7 +151,7 @@ def records(
     if not to_topic:
         raise ValueError("--to-topic must name the topic to put the records on")
     begin, end = _points(first, last)
-    from deploy.data.putting import Target, check_partitions, put
+    from deploy.data.putting import Target, check_target, put
     from deploy.data.recorded import from_file, from_topic
 
     if Path(source).is_file():
@@ -163,10 +163,52 @@ def records(
         place = _place(run_folder, kafka, prefix)
         found = from_topic(place, place.topic(source), begin, end, partition, user)
     target = Target.open(place, place.topic(to_topic))
-    how = check_partitions(found, target)
+    how = check_target(found, target)
     outcome = put(found, target, speed, dry_run, say)
     done = f"{outcome.put.total():,} records of {found.topic} {'would be put' if dry_run else 'put'} on {target.topic}"
     say(f"{done}, {how}; {outcome.there:,} were there already")
+
+
+@replays.command("dead-letters")
+def dead_letters(
+    file: Annotated[
+        Path | None, typer.Argument(help="Repaired messages, as --write wrote and a person mended them.", show_default=False)
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE", help="Write the letters to a file to be mended.", show_default=False),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Letters whose reason holds this text.", show_default=False)] = "",
+    topic: Annotated[str, typer.Option("--topic", help="Letters of messages of this topic.", show_default=False)] = "",
+    dry_run: DryRun = False,
+    run_folder: RunFolder = None,
+    kafka: Kafka = "",
+    prefix: Prefix = "onerec",
+) -> None:
+    """Show the dead letters, or put repaired messages back on the topics they came from.
+
+    --write makes a file with one JSON line a letter: mend each line's "message", and delete the lines that shall stay dead.
+    Given that file, the command validates all of it before it puts anything, each message in its user's partition and once
+    however often it is run.
+    """
+    from deploy.data.repairs import put_back, read_letters, read_repairs, write_repairs
+
+    if file is not None and (write or reason or topic):
+        raise ValueError("--write, --reason and --topic show letters; they do not go with a file of repaired messages")
+    if write is not None and write.exists():
+        raise ValueError(f"{write} exists already: choose another name, or remove it")
+    place = _place(run_folder, kafka, prefix)
+    if file is None:
+        letters = read_letters(place, reason, topic)
+        for one in letters:
+            typer.echo(f"{one.topic}[{one.partition}]@{one.offset}  {one.length:,} bytes  {one.reason}")
+        if write is not None:
+            write_repairs(letters, write)
+        say(f"{len(letters):,} dead letters" + (f" in {write}" if write else ""))
+        return
+    for name, outcome in put_back(read_repairs(file, place), place, dry_run, say).items():
+        done = f"{outcome.put.total():,} repaired messages {'would be put' if dry_run else 'put'} on {name}"
+        say(f"{done}; {outcome.there:,} were there already")
 
 
 def _points(first: str | None, last: str | None) -> tuple[Point | None, Point | None]:

@@ -60,8 +60,8 @@ class Outcome:
     there: int = 0
 
 
-def check_partitions(source: Source, target: Target) -> str:
-    """How partitions are chosen, in words.
+def check_target(source: Source, target: Target) -> str:
+    """Whether a topic's records can be put on another one; how partitions are chosen, in words.
 
     Raises:
         ValueError: it is the same topic, or the numbers differ and the partitions are bound to positions of another topic.
@@ -85,13 +85,11 @@ def put(
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Put what the target does not hold yet, with keys, times and headers as they were.
+    """Put what the target does not hold yet, with keys, times and headers as they were. See `check_target`.
 
     Raises:
-        ValueError: as `check_partitions`.
         StreamError: the broker did not acknowledge; started again, the replay goes on where it was.
     """
-    check_partitions(source, target)
     outcome = Outcome()
     missing = _missing(source, target, outcome)
     if dry_run:

@@ -10,6 +10,9 @@ from typing import Any
 
 from common.settings import Settings, load_settings, save_settings
 
+RUNS = Path("runs")
+"""Where runs go that nobody named a folder for."""
+
 
 class RunFolder:
     """Names of what lies in a run folder, and its settings. See `RunFolder.create` and `RunFolder.open`."""
@@ -60,6 +63,18 @@ class RunFolder:
             raise ValueError(f"{path} is not a run folder: settings.json is missing")
         return run
 
+    @staticmethod
+    def newest() -> RunFolder:
+        """The run under ``runs/`` that was made last.
+
+        Raises:
+            ValueError: there is none.
+        """
+        made = list(RUNS.glob("*/settings.json"))
+        if not made:
+            raise ValueError(f"there is no run under {RUNS}/: name its folder, or start one with onerec up")
+        return RunFolder(max(made, key=lambda file: file.stat().st_mtime).parent)
+
     @property
     def settings(self) -> Settings:
         """The run's settings (secrets come from the environment)."""
@@ -82,7 +97,7 @@ class RunFolder:
 
 def default_path() -> Path:
     """``runs/`` and the time now."""
-    return Path("runs") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return RUNS / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
 
 def read_json(path: Path) -> Any:

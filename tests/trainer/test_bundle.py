@@ -104,10 +104,19 @@ def test_the_commands_record_an_interval_and_compare_its_replay(
     assert f"steps {first} to {last} of {killed.run}" in done.err
 
 
+def test_another_torch_is_told_before_training(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    told: list[str] = []
+    replay(bundle, tmp_path / "again", lambda *_: told.append(caplog.text))
+    assert f"torch was '{bundle.manifest.torch}' and is now '9.9': parameters will not be bit-identical" in told[0]
+
+
 def test_a_replay_that_comes_out_otherwise_is_told(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Recorded with another learning rate, by another torch."""
+    """Recorded with another learning rate."""
     copy = tmp_path / "copy"
     shutil.copytree(bundle.path, copy)
     settings = json.loads((copy / "settings.json").read_text())
