@@ -1,8 +1,8 @@
 """Every metric of every worker, in one place, named ``onerec_<worker>_<what>_<unit>``.
 
 Counters end in ``_total``; other names end in their unit, where ``number`` is a version or what the help says, ``nats`` a
-loss, ``flops`` are floating-point operations, and ``norm`` and ``ratio`` have no unit. Workers import the constants below
-and call `serve` once.
+loss, ``flops`` are floating-point operations, and ``norm`` and ``ratio`` have no unit. Workers import the constants below;
+`common.probes` serves them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     generate_latest,
-    start_http_server,
 )
 
 REGISTRY = CollectorRegistry()
@@ -193,9 +192,3 @@ TOKENIZER_DEAD_LETTERS = _counter("onerec_tokenizer_dead_letters_total", "Item e
 def render() -> bytes:
     """All metrics in the Prometheus text format, for servers that have their own ``/metrics`` route."""
     return generate_latest(REGISTRY)
-
-
-def serve(port: int = 0, host: str = "127.0.0.1") -> int:
-    """Serve the metrics over HTTP from a daemon thread until the process ends; returns the port (0 asks for a free one)."""
-    server, _ = start_http_server(port, host, REGISTRY)
-    return int(server.server_port)

@@ -23,6 +23,7 @@ from pathlib import Path
 from common import metrics
 from common.endpoints import Endpoints
 from common.messages import RolloutRequest, decode
+from common.probes import PULSE
 from common.settings import load_settings
 from common.stream import (
     TOPICS,
@@ -140,7 +141,9 @@ class Fleet:
         """
         ready_by = time.monotonic() + START_S
         while not stopping():
+            PULSE.beat()
             self._announce(ready_by)
+            PULSE.able = self._announced and self.pool.idle + self.pool.busy > 0
             self._pull()
             self._hand_out()
             self._take(0.05 if self.pool.busy else 0.0)
@@ -283,7 +286,7 @@ def _measure(actor: str, answer: Answer) -> None:
         metrics.ROLLOUT_REFUSED_VERSIONS.labels(reason).inc(count)
 
 
-def run_fleet(folder: Path) -> None:
+def run_fleet(folder: Path, metrics_url: str) -> None:
     """Run the fleet of a run folder until SIGTERM or SIGINT. Raises what `Fleet` raises."""
     settings, endpoints = load_settings(folder / "settings.json"), Endpoints.read(folder)
     check_topics(endpoints.kafka, endpoints.prefix, settings.stream.partitions, settings.stream.timeout_s)
@@ -293,5 +296,5 @@ def run_fleet(folder: Path) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which installs its own
             signal.signal(number, lambda caught, _frame: stop.append(caught))
         pool: ActorPool[Work] = ActorPool(rollout.actors, rollout.actor_cpus, str(folder.resolve()), rollout.timeout_s)
-        with closing(Fleet(folder, pool, f"http://127.0.0.1:{metrics.serve()}/metrics")) as fleet:
+        with closing(Fleet(folder, pool, metrics_url)) as fleet:
             fleet.run(lambda: bool(stop))
