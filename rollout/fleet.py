@@ -292,9 +292,11 @@ def run_fleet(folder: Path, metrics_url: str) -> None:
     check_topics(endpoints.kafka, endpoints.prefix, settings.stream.partitions, settings.stream.timeout_s)
     rollout = settings.rollout
     stop: list[int] = []
-    with ray_node(rollout.actors * rollout.actor_cpus):
+    with ray_node(rollout.actors * rollout.actor_cpus, rollout.actors * rollout.actor_gpus):
         for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which installs its own
             signal.signal(number, lambda caught, _frame: stop.append(caught))
-        pool: ActorPool[Work] = ActorPool(rollout.actors, rollout.actor_cpus, str(folder.resolve()), rollout.timeout_s)
+        pool: ActorPool[Work] = ActorPool(
+            rollout.actors, rollout.actor_cpus, str(folder.resolve()), rollout.timeout_s, rollout.actor_gpus
+        )
         with closing(Fleet(folder, pool, metrics_url)) as fleet:
             fleet.run(lambda: bool(stop))

@@ -60,8 +60,8 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def ray_node(cpus: float) -> Iterator[None]:
-    """Start Ray here with room for ``cpus``, or join the cluster at `ADDRESS`, which has the room; end all of it on leaving.
+def ray_node(cpus: float, gpus: float = 0.0) -> Iterator[None]:
+    """Start Ray here with room for so much, or join the cluster at `ADDRESS`, which has the room; end all of it on leaving.
 
     Call `prepare_environment` before.
 
@@ -78,15 +78,15 @@ def ray_node(cpus: float) -> Iterator[None]:
         if address:
             ending.enter_context(_node_in_cluster(address))
         ending.callback(ray.shutdown)
-        ray.init(**({"address": address} if address else _alone(cpus, temporary)), configure_logging=False)
+        ray.init(**({"address": address} if address else _alone(cpus, gpus, temporary)), configure_logging=False)
         guardian.watch_children()
         yield
 
 
-def _alone(cpus: float, temporary: str) -> dict[str, Any]:
+def _alone(cpus: float, gpus: float, temporary: str) -> dict[str, Any]:
     return {
         "num_cpus": math.ceil(cpus),
-        "num_gpus": 0,
+        "num_gpus": math.ceil(gpus),
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "_temp_dir": temporary,

@@ -62,6 +62,8 @@ class RolloutSettings(Section):
 
     actors: Positive = 2
     actor_cpus: Annotated[float, Field(gt=0)] = 0.5
+    actor_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """Share of a GPU that an actor computes on; 0 is the CPU."""
     batch: Positive = 4
     """Requests an actor takes at once."""
     attempts: Positive = 3
