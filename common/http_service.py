@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.access import access
 from common.http_guard import Guard
 from common.metrics import render
+from common.probes import port, url_of
 from common.process_log import start_log
 from common.worker import prefer_latency
 
@@ -124,11 +125,10 @@ def serve(app: FastAPI, run_folder: Path, worker: str, address: tuple[str, int])
         ValueError: the host is no address, or others than this machine could call without a token.
         OSError: the port is taken.
     """
-    host, port = address
+    host, number = address
     _check_host(host)
-    listener = listening(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{listener.getsockname()[1]}"
+    listener = listening(host, number)
+    url = url_of(host, listener.getsockname()[1])
     ready_file = run_folder / "ready" / f"{worker}.json"
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=STOP_S)
     server = _ReadyServer(config, url, ready_file)
@@ -168,7 +168,7 @@ def run_service(
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
     parser.add_argument("--run-folder", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: loopback alone)")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free port (default)")
+    parser.add_argument("--port", type=port, default=0, help="0 takes a free port (default)")
     arguments = parser.parse_args()
     try:
         start_log(package, arguments.run_folder)

@@ -1,11 +1,11 @@
 """Every metric of every worker, in one place (`common.metric_catalogue` says how one is declared).
 
-docs/metrics.md is made from it. Workers import the constants below and call `serve` once.
+docs/metrics.md is made from it. Workers import the constants below; `common.probes` serves them.
 """
 
 from __future__ import annotations
 
-from prometheus_client import ProcessCollector, generate_latest, start_http_server
+from prometheus_client import ProcessCollector, generate_latest
 
 from common.metric_catalogue import REGISTRY, counter, gauge, histogram, summary
 
@@ -192,9 +192,3 @@ TOKENIZER_DEAD_LETTERS = counter("onerec_tokenizer_dead_letters_total", "Item ev
 def render() -> bytes:
     """All metrics in the Prometheus text format, for servers that have their own ``/metrics`` route."""
     return generate_latest(REGISTRY)
-
-
-def serve(port: int = 0, host: str = "127.0.0.1") -> int:
-    """Serve the metrics over HTTP from a daemon thread until the process ends; returns the port (0 asks for a free one)."""
-    server, _ = start_http_server(port, host, REGISTRY)
-    return int(server.server_port)

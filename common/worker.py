@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
-from common.metrics import serve
+from common import probes
 from common.process_log import start_log
 
 SWITCH_S = 0.0005
@@ -22,20 +22,21 @@ SWITCH_S = 0.0005
 def run_worker(
     package: str, about: str, work: Callable[[Path, Event, str], None], errors: tuple[type[Exception], ...]
 ) -> int:
-    """Parse ``--run-folder``, run ``work(folder, stop, metrics_url)``, and give the process's exit status.
+    """Parse the command line, run ``work(folder, stop, metrics_url)``, and give the process's exit status.
 
     The first SIGTERM or SIGINT sets ``stop``. Status 0 when ``work`` returns; 1 and one line in the log for one of
     ``errors``, which say what is wrong outside the program.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
-    parser.add_argument("--run-folder", type=Path, required=True, help="folder made by `onerec up`")
-    folder = parser.parse_args().run_folder
+    parser.add_argument("--run-folder", type=Path, required=True, help="folder made by `onerec up` or `onerec init`")
+    probes.add_arguments(parser)
+    given = parser.parse_args()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        start_log(package, folder)
-        work(folder, stop, f"http://127.0.0.1:{serve()}/metrics")
+        start_log(package, given.run_folder)
+        work(given.run_folder, stop, probes.serve(given.host, given.metrics_port))
     except errors as error:
         logging.getLogger(package).error("%s: %s", type(error).__name__, error)
         return 1
@@ -43,8 +44,9 @@ def run_worker(
 
 
 def say_ready(folder: Path, worker: str, **facts: str) -> None:
-    """Leave ``ready/WORKER.json`` with the process's id and some facts, for whoever waits for it."""
+    """Leave ``ready/WORKER.json`` with the process's id and some facts, for whoever waits for it, and tell probes so."""
     prefer_latency()
+    probes.PULSE.able = True
     path = folder / "ready" / f"{worker}.json"
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")

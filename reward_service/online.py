@@ -30,6 +30,7 @@ from common.metrics import (
     REWARD_LEARNER_STREAM_LAG,
     REWARD_LEARNER_VERSION,
 )
+from common.probes import PULSE
 from common.session_log import SessionLog
 from common.sessions import PlacedSession, absorb, load_initial_histories
 from common.settings import Settings, load_settings
@@ -84,6 +85,7 @@ class OnlineLearner:
     def run(self, stop: Event) -> None:
         """Follow until ``stop``; what waits then is still learned and published."""
         while not stop.is_set():
+            PULSE.beat()
             self.take(POLL_S)
             if sum(len(labels) for _, labels, _ in self.judged) >= self.settings.reward.online.publish_every:
                 self.publish()

@@ -67,7 +67,8 @@ class RolloutWorker:
         self.settings = load_settings(folder / "settings.json")
         self.version = -1
         self._indexes = IndexFollower(folder / "index")
-        self._policy = build_policy(self.settings.policy).float()
+        device = "cuda" if self.settings.rollout.actor_gpus else "cpu"
+        self._policy = build_policy(self.settings.policy).float().to(device)
         self._engines: dict[int, GenerationEngine] = {}
         self._sampler = sampler_of(self.settings.rl)
         self._rewards = RewardClient(endpoints.reward)

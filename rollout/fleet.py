@@ -23,6 +23,7 @@ from pathlib import Path
 from common import metrics
 from common.endpoints import Endpoints
 from common.messages import RolloutRequest, decode
+from common.probes import PULSE
 from common.process_log import user_tag
 from common.settings import load_settings
 from common.stream import (
@@ -141,7 +142,9 @@ class Fleet:
         """
         ready_by = time.monotonic() + START_S
         while not stopping():
+            PULSE.beat()
             self._announce(ready_by)
+            PULSE.able = self._announced and self.pool.idle + self.pool.busy > 0
             self._pull()
             self._hand_out()
             self._show()
@@ -295,15 +298,17 @@ def _measure(actor: str, answer: Answer) -> None:
         metrics.ROLLOUT_REFUSED_VERSIONS.labels(reason).inc(count)
 
 
-def run_fleet(folder: Path) -> None:
+def run_fleet(folder: Path, metrics_url: str) -> None:
     """Run the fleet of a run folder until SIGTERM or SIGINT. Raises what `Fleet` raises."""
     settings, endpoints = load_settings(folder / "settings.json"), Endpoints.read(folder)
     check_topics(endpoints.kafka, endpoints.prefix, settings.stream.partitions, settings.stream.timeout_s)
     rollout = settings.rollout
     stop: list[int] = []
-    with ray_node(rollout.actors * rollout.actor_cpus):
+    with ray_node(rollout.actors * rollout.actor_cpus, rollout.actors * rollout.actor_gpus):
         for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which installs its own
             signal.signal(number, lambda caught, _frame: stop.append(caught))
-        pool: ActorPool[Work] = ActorPool(rollout.actors, rollout.actor_cpus, str(folder.resolve()), rollout.timeout_s)
-        with closing(Fleet(folder, pool, f"http://127.0.0.1:{metrics.serve()}/metrics")) as fleet:
+        pool: ActorPool[Work] = ActorPool(
+            rollout.actors, rollout.actor_cpus, str(folder.resolve()), rollout.timeout_s, rollout.actor_gpus
+        )
+        with closing(Fleet(folder, pool, metrics_url)) as fleet:
             fleet.run(lambda: bool(stop))

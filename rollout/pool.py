@@ -65,8 +65,8 @@ class ActorPool(Generic[Work]):
     a lost batch is reported, and the caller counts its attempts.
     """
 
-    def __init__(self, count: int, cpus: float, run_folder: str, timeout_s: float) -> None:
-        self._cpus = cpus
+    def __init__(self, count: int, cpus: float, run_folder: str, timeout_s: float, gpus: float = 0.0) -> None:
+        self._room = {"num_cpus": cpus, "num_gpus": gpus}
         self._run_folder = run_folder
         self._timeout_s = timeout_s
         self._slots: list[Slot[Work]] = [Slot(f"rollout-{number}") for number in range(count)]
@@ -115,7 +115,7 @@ class ActorPool(Generic[Work]):
     def _start(self, slot: Slot[Work]) -> None:
         """Make the actor if there is none, and wait (in the background) until it holds a version."""
         if slot.handle is None:
-            options = {"num_cpus": self._cpus, "max_restarts": -1, "max_task_retries": 0, "name": None}
+            options = {**self._room, "max_restarts": -1, "max_task_retries": 0, "name": None}
             slot.handle = RolloutActor.options(**options).remote(slot.name, self._run_folder)
         slot.batch = []
         slot.deadline = time.monotonic() + START_S

@@ -26,6 +26,7 @@ from common.metrics import (
     TOKENIZER_RESIDUAL_RATIO,
     TOKENIZER_STREAM_LAG,
 )
+from common.probes import PULSE
 from common.settings import Settings
 from common.stream import TOPICS, LogReader, Producer, Record, dead_letter, dead_letter_key, topic_name
 from tokenizer_job.drift import Drift
@@ -64,6 +65,7 @@ class ItemFollower:
     def run(self, stop: Event) -> None:
         """Follow until ``stop``; what waits then is still published."""
         while not stop.is_set():
+            PULSE.beat()
             self.take(self.reader.poll(POLL_RECORDS, POLL_S))
             if self.oldest_s is not None and time.monotonic() - self.oldest_s >= self.settings.publish_every_s:
                 self.publish()

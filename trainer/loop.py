@@ -21,6 +21,7 @@ from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_INDEX_VERSION
+from common.probes import PULSE
 from common.stream import Producer, Record, dead_letter, dead_letter_key
 from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import CheckpointError, Identity, commit, oldest_index, policy_blob
@@ -108,6 +109,7 @@ class Trainer:
         """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``."""
         wanted = self.settings.trainer.batch_sessions
         while True:
+            PULSE.beat()
             self.conclude_commit()
             ended = self.log_has_ended()
             ready = ended or len(self.sessions) >= self.ranks.part(wanted) or self.sessions.is_dry()
@@ -278,6 +280,7 @@ class Trainer:
         """At the end of the log, train the groups that are still under way, in steps without sessions."""
         deadline = time.monotonic() + self.settings.trainer.drain_s
         while True:
+            PULSE.beat()
             self.conclude_commit()
             waits = bool(self.state.frontier.outstanding) and time.monotonic() < deadline and not stop.is_set()
             judgements = self.judge_groups(POLL_S) if waits else []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from common.settings.section import Positive, Section
 
@@ -26,11 +27,25 @@ class RedisSettings(Section):
     """The message queue that carries parameters."""
 
     url: SecretStr = SecretStr("")
-    """``redis://…`` of an existing server (set it as ONEREC_REDIS__URL, never in argv); empty starts the embedded one."""
+    """``redis://…`` of an existing server (set it as ONEREC_REDIS__URL, never in argv; or let ONEREC_REDIS__URL_FILE name a
+    file that holds it, as containers mount secrets); empty starts the embedded one."""
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Bound on every call to Redis."""
     keep_s: Positive = 3600
     """Parameter versions disappear after this time at the latest."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_url_file(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "url_file" not in given:
+            return given
+        others = {name: value for name, value in given.items() if name != "url_file"}
+        if others.get("url"):
+            raise ValueError("ONEREC_REDIS__URL and ONEREC_REDIS__URL_FILE are both given; give one")
+        try:
+            return others | {"url": Path(given["url_file"]).read_text().strip()}
+        except OSError as error:
+            raise ValueError(f"ONEREC_REDIS__URL_FILE: {given['url_file']} cannot be read: {error.strerror}") from None
 
 
 class SplitSettings(Section):
@@ -51,6 +66,8 @@ class RolloutSettings(Section):
     """Processes that generate, each with a copy of the parameters' structure and one shared copy of their bytes."""
     actor_cpus: Annotated[float, Field(gt=0)] = 0.5
     """What an actor takes of Ray's count of cores; below 1 several share one."""
+    actor_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """Share of a GPU that an actor computes on; 0 is the CPU."""
     batch: Positive = 4
     """Requests an actor takes at once."""
     attempts: Positive = 3

@@ -1,4 +1,4 @@
-"""Commands of the whole loop: up, prepare, report."""
+"""Commands of the whole loop: up, init, prepare, report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ ReportFile = Annotated[
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("up")(up)
+    app.command("init")(init)
     app.command("prepare")(prepare)
     app.command("report")(report)
 
@@ -55,6 +56,45 @@ def up(
     from deploy.local.up import run_loop
 
     raise typer.Exit(run_loop(source, settings, run_folder, report_file, speed))
+
+
+def init(
+    run_folder: Annotated[
+        Path, typer.Option("--run-folder", help="The folder to make or to go on with.", show_default=False)
+    ],
+    reward: Annotated[
+        str, typer.Option("--reward", metavar="URL", help="Where the reward service will listen.", show_default=False)
+    ],
+    data: Data = None,
+    profile: Profile = "",
+    overrides: Overrides = [],  # noqa: B006
+    kafka: Kafka = "",
+    name: Annotated[
+        str, typer.Option("--name", help="Of the run, and of its topics.  [default: made up]", show_default=False)
+    ] = "",
+) -> None:
+    """Make a run whose parts are started one by one: by containers, by Kubernetes, or by hand.
+
+    Makes and prepares the run folder (session log, semantic IDs, preference model, pre-training), creates the run's topics
+    on an existing Kafka (--kafka, or ONEREC_STREAM__BOOTSTRAP), and writes endpoints.json, for which the parts wait.
+    Started again it goes on where it was; a run that is ready stays as it is.
+    """
+    from deploy.local.preflight import check_kafka, check_name, check_url, default_profile, detect
+
+    source = detect(data)
+    changes = [*overrides, f"stream.bootstrap='{kafka}'"] if kafka else overrides
+    settings = load_settings(profile or default_profile(source), changes)
+    check_url("--reward", reward)
+    check_name("--name", name)
+    check_kafka(settings.stream.bootstrap)
+    from rich.console import Console
+
+    from deploy.local.init import init_run
+    from deploy.local.live import View
+
+    with View(Console(stderr=True)) as view:
+        endpoints = init_run(run_folder.resolve(), settings, source, name, reward, view)
+    say(f"{run_folder} is run {endpoints.run}, with topics {endpoints.prefix}.* at {endpoints.kafka}")
 
 
 def prepare(

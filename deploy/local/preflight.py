@@ -6,6 +6,7 @@ Imports nothing heavy: a mistake is told within a second.
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,6 +62,19 @@ def check_kafka(bootstrap: str) -> None:
         except PreflightError as error:
             failures.append(error)
     raise failures[0]
+
+
+def check_url(option: str, url: str) -> None:
+    """Raises PreflightError unless it is ``http://HOST[:PORT]`` or ``https://…``."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise PreflightError(f"{option} must be http://HOST:PORT, got {url!r}")
+
+
+def check_name(option: str, name: str) -> None:
+    """Raises PreflightError unless topics may be called so; an empty name is none."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,100}", name):
+        raise PreflightError(f"{option} must be at most 100 letters, digits, '.', '_' and '-', got {name!r}")
 
 
 def check_redis(url: str) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import re
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -69,15 +68,3 @@ def test_a_name_says_its_unit() -> None:
 def test_names_are_unique() -> None:
     with pytest.raises(ValueError, match="Duplicated timeseries"):
         Counter("onerec_trainer_groups_total", "again", registry=REGISTRY)
-
-
-def test_serve_shows_what_was_counted_on_a_port_of_its_own() -> None:
-    before = metrics.TRAINER_GROUPS.labels("stale")._value.get()
-    metrics.TRAINER_GROUPS.labels("stale").inc(2)
-    port = metrics.serve()
-    assert port > 0
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    assert f'onerec_trainer_groups_total{{reason="stale"}} {before + 2}' in text
-    assert "process_resident_memory_bytes" in text
-    assert metrics.render().decode().count("# HELP onerec_") == text.count("# HELP onerec_")

@@ -95,3 +95,26 @@ def test_settings_reach_another_process_as_they_are() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         assert pool.submit(Settings.model_dump, settings).result(60) == settings.model_dump()
     assert type(settings) is Settings
+
+
+def test_the_redis_url_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("redis://:hunter3@host:6379/0\n")
+    monkeypatch.setenv("ONEREC_REDIS__URL_FILE", str(secret))
+    settings = load_settings("test")
+    assert settings.redis.url.get_secret_value() == "redis://:hunter3@host:6379/0"
+    save_settings(settings, tmp_path / "settings.json")
+    assert "hunter3" not in (tmp_path / "settings.json").read_text()
+    assert load_settings(tmp_path / "settings.json") == settings
+
+
+def test_a_redis_url_that_cannot_be_read_or_is_given_twice_is_told_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEREC_REDIS__URL_FILE", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"ONEREC_REDIS__URL_FILE: .*none cannot be read: No such file"):
+        load_settings("test")
+    monkeypatch.setenv("ONEREC_REDIS__URL", "redis://:hunter3@host:6379/0")
+    with pytest.raises(SettingsError, match="both given") as told:
+        load_settings("test")
+    assert "hunter3" not in str(told.value)
