@@ -21,7 +21,7 @@ PLAIN_EVERY_S = 10.0
 class View:
     """Shows the run's phases and the newest figures. Use it as a context manager, so that the terminal is given back."""
 
-    def __init__(self, console: Console, on_phase: Callable[[str], None]) -> None:
+    def __init__(self, console: Console, on_phase: Callable[[str], None] = lambda _: None) -> None:
         """``on_phase`` is told each phase that begins."""
         self.console, self._on_phase = console, on_phase
         self.seconds: dict[str, float] = {}

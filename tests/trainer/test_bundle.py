@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 import xxhash
 
 from common.history import HistoryStore
