@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
+from kubernetes_validate.utils import validate
 
 from common.stream import REQUEST_BYTES, TOPICS
 from deploy.kubernetes.prometheus_rule import ALERTS, RULE, as_rule
@@ -38,13 +38,13 @@ def test_every_object_fits_its_schema(manifests: list[Manifest]) -> None:
         if (one["apiVersion"], one["kind"]) in SPECS:
             check_custom(one)
         else:
-            kubernetes_validate.validate(one, VERSION, strict=True)
+            validate(one, VERSION, strict=True)
 
 
 def test_pod_templates_of_the_ray_cluster_fit_the_schema_of_pods(all_pods: list[Pod]) -> None:
     for pod in all_pods:
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any", "labels": pod.labels}, "spec": pod.spec}
-        kubernetes_validate.validate(body, VERSION, strict=True)
+        validate(body, VERSION, strict=True)
 
 
 def test_every_container_is_pinned_confined_and_bounded(all_pods: list[Pod]) -> None:
