@@ -10,7 +10,7 @@ make_secret() {
     mv ".$1" "$1"
 }
 
-for name in redis_password service_token ray_token grafana_password; do
+for name in redis_password service_token ray_token log_key grafana_password; do
     make_secret "$name"
 done
 printf 'redis://:%s@redis:6379/0' "$(cat redis_password)" > .redis_url
