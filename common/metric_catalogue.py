@@ -5,11 +5,11 @@ The declarations themselves are in `common.metrics`. A name is ``onerec_<worker>
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, Summary
 
 REGISTRY = CollectorRegistry()
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -53,14 +53,35 @@ CATALOGUE: dict[str, Entry] = {}
 """Every metric that was declared, by name."""
 
 
+class Measured(Gauge):
+    """A gauge that shows nothing before it is first set: a process that does not measure a figure must not say that it is 0,
+    and every process has all of the catalogue."""
+
+    _is_set = False
+
+    def set(self, value: float) -> None:
+        """Set it, and show it from now on."""
+        self._is_set = True
+        super().set(value)
+
+    def set_function(self, f: Callable[[], float]) -> None:
+        """As `set`, with what is measured when somebody asks."""
+        self._is_set = True
+        super().set_function(f)
+
+    def collect(self) -> Iterable[Metric]:
+        """For the registry: of a gauge with labels, what there is by label."""
+        return super().collect() if self._is_set or CATALOGUE[self._name].labels else []
+
+
 def counter(name: str, text: str, *labels: str) -> Counter:
     """A counter; its name ends in ``_total``."""
     return Counter(_declared(name, "counter", text, labels), text, labels, registry=REGISTRY)
 
 
 def gauge(name: str, text: str, *labels: str) -> Gauge:
-    """A gauge."""
-    return Gauge(_declared(name, "gauge", text, labels), text, labels, registry=REGISTRY)
+    """A gauge, see `Measured`."""
+    return Measured(_declared(name, "gauge", text, labels), text, labels, registry=REGISTRY)
 
 
 def histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:

@@ -48,7 +48,7 @@ def absorb(
         if isinstance(session, str):
             rejected.append((record, session))
         elif (home := partition_of(session.user_id, partitions)) != record.partition:
-            rejected.append((record, f"user {session.user_id} belongs to partition {home}, not {record.partition}"))
+            rejected.append((record, f"its user belongs to partition {home}, not {record.partition}"))
         elif history.append(
             record.partition,
             record.offset,

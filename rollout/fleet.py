@@ -23,6 +23,7 @@ from pathlib import Path
 from common import metrics
 from common.endpoints import Endpoints
 from common.messages import RolloutRequest, decode
+from common.parameter_channel import REFUSALS
 from common.probes import PULSE
 from common.process_log import user_tag
 from common.settings import load_settings
@@ -132,6 +133,8 @@ class Fleet:
         self._bound = 2 * self.settings.rollout.batch * self.settings.rollout.actors
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._announced = False
+        for reason in REFUSALS:
+            metrics.ROLLOUT_REFUSED_VERSIONS.labels(reason)  # shown as 0, so that the first one is a rise
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Serve until ``stopping``, then finish what is in flight.

@@ -29,6 +29,20 @@ from trainer.step import RlSample
 
 TRAINED = "trained"
 GIVEN_UP = "given_up"
+OUTCOMES = (
+    TRAINED,
+    GIVEN_UP,
+    "failed",
+    "stale",
+    "parity",
+    "duplicate",
+    "invalid",
+    "digest_mismatch",
+    "unknown_version",
+    "index_gone",
+    "other_run",
+)
+"""All that may become of a group."""
 log = logging.getLogger(__name__)
 
 

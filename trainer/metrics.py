@@ -12,7 +12,7 @@ from prometheus_client import Counter as PrometheusCounter
 from common import metrics
 from common.policy.peak import Peak
 from common.stream import topic_name
-from trainer.groups import Judgement, legal_share, mean_reward
+from trainer.groups import OUTCOMES, Judgement, legal_share, mean_reward
 from trainer.resume import SESSIONS, Run
 from trainer.step import StepMetrics
 
@@ -35,8 +35,11 @@ class TrainerMetrics:
         metrics.TRAINER_PEAK_FLOPS.labels(peak.source).set(peak.rate)
 
     def begin(self, run: Run) -> None:
-        """Take the run's totals so far as shown."""
+        """Take the run's totals so far as shown. What may be counted is shown as 0, so that the first one is a rise."""
         self._shown = Counter(run.counters)
+        metrics.TRAINER_DEAD_LETTERS.labels(topic_name(run.identity.prefix, SESSIONS))
+        for outcome in OUTCOMES:
+            metrics.TRAINER_GROUPS.labels(outcome)
 
     def show(
         self,

@@ -7,8 +7,17 @@ readers of one machine share what one of them has fetched (`shared_copy`).
 """
 
 from common.parameter_channel.connection import ChannelError, LeaseLostError, SupersededError
-from common.parameter_channel.follower import Follower
+from common.parameter_channel.follower import REFUSALS, Follower
 from common.parameter_channel.manifest import CHUNK_BYTES, Precision
 from common.parameter_channel.publisher import Publisher
 
-__all__ = ["CHUNK_BYTES", "ChannelError", "Follower", "LeaseLostError", "Precision", "Publisher", "SupersededError"]
+__all__ = [
+    "CHUNK_BYTES",
+    "REFUSALS",
+    "ChannelError",
+    "Follower",
+    "LeaseLostError",
+    "Precision",
+    "Publisher",
+    "SupersededError",
+]

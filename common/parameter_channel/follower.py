@@ -22,6 +22,8 @@ from common.tensor_file import Parameters
 
 READER_S = 60.0
 """A reader that showed no sign for this long is no longer waited for."""
+REFUSALS = ("run", "fencing", "version", "manifest", "chunk")
+"""Why a manifest may be refused, see `Follower`."""
 USED_VERSIONS = 100_000
 """Acknowledgements remembered per reader."""
 

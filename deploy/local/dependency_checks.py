@@ -122,7 +122,10 @@ class RunServers:
 
 
 def _lives(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).uids().real == os.getuid()
+    try:
+        return psutil.Process(pid).uids().real == os.getuid()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _get(url: str) -> bytes:

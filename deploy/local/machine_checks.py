@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import resource
@@ -19,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from common.access import access
 from common.process_log import log_format
 from deploy.local.checks import Check, Skip, Trouble
-from deploy.local.preflight import detect
+from deploy.local.preflight import check_listens, detect
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "onerec-online"
@@ -47,7 +48,7 @@ def machine_checks(folder: Path, data: Path | None, embedded: bool) -> list[Chec
         Check("pinned versions", pins),
         Check("torch", torch_build, SETUP),
         Check("GPU", gpu),
-        Check("Ray", partial(importlib.metadata.version, "ray"), SETUP),
+        Check("Ray", ray, "start the cluster, or unset RAY_ADDRESS: the fleet then starts a node of its own"),
         Check("environment", environment),
         Check("memory", memory),
         Check("disk", partial(disk, folder)),
@@ -107,6 +108,16 @@ def gpu() -> str:
     if not torch.cuda.is_available():
         raise Skip("none; the loop runs on the CPU")
     return ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+
+
+def ray() -> str:
+    """Its version, and the head of an existing cluster where one is named."""
+    version, address = _installed("ray"), os.environ.get("RAY_ADDRESS", "")
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if not separator:
+        return version
+    check_listens("Ray head", host, int(port))
+    return f"{version}, {address} listens"
 
 
 def environment() -> str:

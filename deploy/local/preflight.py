@@ -58,7 +58,7 @@ def check_kafka(bootstrap: str) -> None:
         if not separator or not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise PreflightError(f"--kafka must be HOST:PORT, got {bootstrap!r}")
         try:
-            return _connect("Kafka broker", host.strip("[]"), int(port))
+            return check_listens("Kafka broker", host.strip("[]"), int(port))
         except PreflightError as error:
             failures.append(error)
     raise failures[0]
@@ -86,10 +86,11 @@ def check_redis(url: str) -> None:
         raise PreflightError("ONEREC_REDIS__URL: its port is not a number from 1 to 65535") from None
     if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
         raise PreflightError("ONEREC_REDIS__URL must look like redis://:PASSWORD@HOST:PORT/0")
-    _connect("Redis server", parts.hostname, port)
+    check_listens("Redis server", parts.hostname, port)
 
 
-def _connect(what: str, host: str, port: int) -> None:
+def check_listens(what: str, host: str, port: int) -> None:
+    """Raises PreflightError unless somebody listens there; ``what`` says who should."""
     try:
         socket.create_connection((host, port), CONNECT_S).close()
     except OSError as error:

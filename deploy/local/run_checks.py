@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import stat
 import time
@@ -83,17 +84,20 @@ class RunChecks:
         return f"steps {', '.join(map(str, steps))} are whole"
 
     def journal(self) -> str:
-        """The steps behind the newest checkpoint can be repeated."""
+        """The steps behind the newest checkpoint can be repeated, by every rank."""
         step = self._steps()[-1]
-        return f"{len(entries_after(self.run.path / 'journal.jsonl', step))} steps behind checkpoint {step} are on record"
+        behind = [len(entries_after(path, step)) for path in sorted(self.run.path.glob("journal*.jsonl"))]
+        return f"{', '.join(map(str, behind)) or 'no'} steps behind checkpoint {step} are on record"
 
     def machine(self) -> str:
-        """The torch build that the run was trained with: another one ends bit-identity, and nothing else."""
+        """The machine and the torch build that the run was trained with: others end bit-identity, and nothing else."""
         was = self._state.identity
-        if was.torch != str(torch.__version__):
-            found = f"trained with torch {was.torch}, here it is {torch.__version__}"
-            raise Trouble(found, "use the same build where parameters must stay bit-identical", "warning")
-        return f"torch {was.torch}, as in training"
+        trained = f"torch {was.torch} on {was.machine}"
+        here = f"torch {torch.__version__} on {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        if trained != here:
+            remedy = "use the same where parameters must stay bit-identical"
+            raise Trouble(f"trained with {trained}, here it is {here}", remedy, "warning")
+        return f"{here}, as in training"
 
     def clock(self) -> str:
         """Nothing that was written is from the future."""

@@ -47,7 +47,7 @@ def bad_messages() -> dict[str, tuple[bytes, str]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, dict[str, Any], dict[str, int]]]:
     """A run that got bad messages and lost five of its workers: the run, its report, the bad messages' offsets."""
     folder = tmp_path_factory.mktemp("up")
-    up = Up.start(folder, "--report", str(folder / "report.json"))
+    up = Up.start(folder, "--report", str(folder / "report.json"), environment={"ONEREC_LOG_FORMAT": "json"})
     try:
         offsets = _inject(up)
         up.until(lambda: len(read_lines(up.run.path / "journal.jsonl")) >= 10)
@@ -199,6 +199,22 @@ def test_new_items_are_indexed_once_and_used_without_a_restart(
     assert (newest.sids[newest.rows(first.item_ids)] == first.sids).all()
     assert report["index"]["in_force"][-1] > 1
     assert sum(report["index"]["groups_trained"].values()) == report["groups"]["trained"]
+
+
+def test_every_worker_logs_one_json_object_a_line(finished: tuple[Up, dict[str, Any], dict[str, int]]) -> None:
+    up, report, _ = finished
+    lines = {
+        worker: [json.loads(line) for line in up.run.log_file(worker).read_text().splitlines()]
+        for worker in ("trainer", "learner", "tokenizer", "rollout", "reward", "recommend")
+    }
+    name = read_json(up.run.endpoints)["run"]
+    for worker, said in lines.items():
+        assert {line["run"] for line in said} <= {name, ""}, worker
+        assert any(line["message"].startswith("started: version ") for line in said), worker
+    published = {line["version"] for line in lines["trainer"] if line["message"].endswith(" is published")}
+    assert set(report["parameters"]["published"]) <= published
+    actors = {line["process"] for line in lines["rollout"] if "takes up parameter version" in line["message"]}
+    assert actors == {"rollout-0", "rollout-1"}
 
 
 def test_nothing_is_left_running_and_only_the_owner_may_read(

@@ -73,7 +73,7 @@ def test_a_user_on_a_foreign_partition_is_rejected(history: HistoryStore) -> Non
     home = partition_of(one.user_id, 2)
     placed, rejected, _ = absorb([record(0, one, 1 - home)], {1 - home: (0, 1)}, history, 2)
     assert placed == []
-    assert rejected[0][1] == f"user {one.user_id} belongs to partition {home}, not {1 - home}"
+    assert rejected[0][1] == f"its user belongs to partition {home}, not {1 - home}"
 
 
 def test_unknown_items_train_nothing_and_are_counted(history: HistoryStore) -> None:

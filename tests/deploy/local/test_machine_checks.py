@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import resource
+import socket
 from collections import namedtuple
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from deploy.local import machine_checks
 from deploy.local.checks import Skip, Trouble
+from deploy.local.processes import free_port
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -51,6 +53,17 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, variable: st
     monkeypatch.setenv(variable, value)
     with pytest.raises(Trouble, match=variable):
         machine_checks.environment()
+
+
+def test_an_existing_ray_cluster_must_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"ray://127.0.0.1:{free_port()}")
+    with pytest.raises(ValueError, match=r"no Ray head at 127.0.0.1:\d+"):
+        machine_checks.ray()
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+        assert machine_checks.ray().endswith(" listens")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert machine_checks.ray() == importlib.metadata.version("ray")
 
 
 def test_too_little_disk_or_too_few_files_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import time
 from pathlib import Path
@@ -24,7 +25,8 @@ from trainer.journal import Journal, JournalEntry
 def run(tmp_path: Path) -> RunFolder:
     """Checkpoints of the steps 2 and 4, and a journal of 6 steps."""
     run = RunFolder.create(tmp_path / "run", Settings(), {})
-    identity = IDENTITY.model_copy(update={"torch": str(torch.__version__)})
+    machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    identity = IDENTITY.model_copy(update={"torch": str(torch.__version__), "machine": machine})
     for step in (2, 4):
         state = RunState(step=step, identity=identity, sessions={0: step}, groups={0: 0}, indexes=[1])
         commit(run.checkpoints, Checkpoint(b"policy" * step, {"a": torch.zeros(3)}, state))
@@ -82,7 +84,7 @@ def test_a_folder_that_others_can_read_another_torch_and_a_wrong_clock_are_warni
     os.utime(run.settings_file, (time.time() + 3600, time.time() + 3600))
     monkeypatch.setattr(torch, "__version__", "1.0")
     told = outcomes(run)
-    for name, found in (("run folder", "mode 0755"), ("clock", "in the future"), ("same machine", "here it is 1.0")):
+    for name, found in (("run folder", "mode 0755"), ("clock", "in the future"), ("same machine", "here it is torch 1.0")):
         assert told[name].state == "warning"
         assert found in told[name].found
 
