@@ -23,6 +23,10 @@ from deploy.local.phase import STREAMING, Phase, read_phase
 from deploy.local.run_folder import RunFolder, read_json
 
 BROKER_S = 2.0
+COUNTED_MS = 60_000
+"""Workers that take batches count in jumps."""
+USERS_MS = 120_000
+"""What a topic holds is told when a reader fetches from it, and one that has plenty fetches rarely."""
 LETTERS_EVERY_S = 5.0
 KEPT_LETTERS = 20
 COUNTERS = {
@@ -48,7 +52,7 @@ class Watch:
         self.run, self.settings = run, run.settings
         self._figures, self._scraper = FigureReader(run), Scraper()
         self._parts = PartsLook(run, self.settings)
-        self._meters = {arrow: Meter() for arrow in (*COUNTERS, "users")}
+        self._meters = {arrow: Meter(COUNTED_MS) for arrow in COUNTERS} | {"users": Meter(USERS_MS)}
         self._letters = LetterWatch(run)
 
     def look(self) -> LoopState:

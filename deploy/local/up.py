@@ -24,6 +24,7 @@ from deploy.local.letters import read_dead_letters
 from deploy.local.live import View, loop_details
 from deploy.local.phase import STREAMING, note_end, note_phase
 from deploy.local.plots import draw_plots
+from deploy.local.processes import StackError
 from deploy.local.report import build_report
 from deploy.local.report_table import report_table
 from deploy.local.run_folder import RunFolder, default_path, read_json, write_json
@@ -103,9 +104,11 @@ def _lanes(run: RunFolder, view: View, phases: list[tuple[str, list[list[str]]]]
 
 def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> None:
     view.phase("starting reward service, learner, trainer, tokenizer and fleet")
+    if settings.dashboard.on:
+        stack.start_dashboard()
     stack.start_workers()
     if settings.dashboard.on:
-        view.note(f"the loop as a page at {stack.start_dashboard()}")
+        view.note(_page_told(stack))
     if settings.recommend.on:
         view.note(f"lists of items at {read_json(run.ready_file('recommend'))['url']}/v1/recommend")
     view.phase(STREAMING)
@@ -113,6 +116,14 @@ def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> Non
     figures = FigureReader(run)
     stack.watch(lambda: view.details(loop_details(figures.read(), stack.restarts)))
     _keep_dead_letters(run, settings, stack)
+
+
+def _page_told(stack: Stack) -> str:
+    """Where the page is; the loop runs as well without one."""
+    try:
+        return f"the loop as a page at {stack.dashboard_address()}"
+    except StackError as error:
+        return f"no page of the loop: {str(error).partition(chr(10))[0]}"
 
 
 def _keep_dead_letters(run: RunFolder, settings: Settings, stack: Stack) -> None:

@@ -47,7 +47,7 @@ def test_a_finished_run_has_its_last_figures_and_nothing_wrong(recorded: RunFold
     assert state.figures.version == 9  # of the last checkpoint, which is published after the last step
     assert state.letters.count == 1
     assert state.letters.newest[0]["reason"] == "user_id: <b>missing</b>"
-    assert state.notes() == ["1 dead letters", "groups dropped: 1 stale"]
+    assert state.notes() == ["groups dropped: 1 stale"]
 
 
 def test_what_cannot_be_had_is_unknown_and_never_zero(streaming: RunFolder) -> None:
