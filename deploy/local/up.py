@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -61,15 +61,13 @@ def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, re
     console = Console(stderr=True)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     try:
-        with _signals(), View(console, partial(note_phase, run)) as view:
+        with _signals(partial(note_end, run, "interrupted")), View(console, partial(note_phase, run)) as view:
             with Stack(run, settings, speed) as stack:
                 stack.start_brokers()
                 _lanes(run, view, PREPARATION)
                 _stream(run, settings, stack, view)
-                view.phase("stopping")
             _lanes(run, view, JUDGEMENT)
     except Stopped as stopped:
-        note_end(run, "interrupted")
         console.print(
             f"interrupted; everything is stopped, what there is lies in {run.path}", highlight=False, soft_wrap=True
         )
@@ -115,6 +113,7 @@ def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> Non
     stack.start_replay()
     figures = FigureReader(run)
     stack.watch(lambda: view.details(loop_details(figures.read(), stack.restarts)))
+    view.phase("stopping")
     _keep_dead_letters(run, settings, stack)
 
 
@@ -143,13 +142,14 @@ def _hide_environment() -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into `Stopped`; later ones must not disturb the stopping."""
+def _signals(on_stop: Callable[[], None]) -> Iterator[None]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into ``on_stop`` and `Stopped`; later ones must not disturb the stopping."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
+        on_stop()
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in numbers}

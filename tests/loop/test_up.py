@@ -277,6 +277,8 @@ def test_an_interrupted_run_stops_its_workers_and_leaves_existing_servers_alone(
         }
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 130
+        with Watch(up.run) as watch:
+            assert watch.look().problems() == ["the run was interrupted while streaming"]
     finally:
         up.process.kill()
     assert up.survivors() == []

