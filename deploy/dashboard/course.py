@@ -8,7 +8,7 @@ POINTS = 120
 """Most points of a course."""
 FIRST_WIDTH_MS = 1000
 RATE_MS = 15_000
-"""Rates are of this long."""
+"""Rates are of this long, unless it is said otherwise."""
 
 Points = list[tuple[float, float]]
 """(seconds since the course began, mean of a figure around then)."""
@@ -49,9 +49,10 @@ class Course:
 
 
 class Meter:
-    """How fast a counter grows, from its readings of the last `RATE_MS`."""
+    """How fast a counter grows, from its readings of the last ``window_ms``."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_ms: int = RATE_MS) -> None:
+        self._window_ms = window_ms
         self._readings: deque[tuple[int, float]] = deque()
 
     def add(self, time_ms: int, value: float | None) -> None:
@@ -61,12 +62,12 @@ class Meter:
         if self._readings and value < self._readings[-1][1]:
             self._readings.clear()
         self._readings.append((time_ms, value))
-        while len(self._readings) > 2 and self._readings[1][0] <= time_ms - RATE_MS:
+        while len(self._readings) > 2 and self._readings[1][0] <= time_ms - self._window_ms:
             self._readings.popleft()
 
     def per_second(self, now_ms: int) -> float | None:
-        """The rate; 0 where nothing was told for `RATE_MS`, None before there are two readings."""
+        """The rate; 0 where nothing was told for that long, None before there are two readings."""
         if len(self._readings) < 2:
             return None
         (first_ms, first), (last_ms, last) = self._readings[0], self._readings[-1]
-        return 0.0 if now_ms - last_ms > RATE_MS else 1000 * (last - first) / (last_ms - first_ms)
+        return 0.0 if now_ms - last_ms > self._window_ms else 1000 * (last - first) / (last_ms - first_ms)

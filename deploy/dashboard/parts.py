@@ -50,14 +50,16 @@ class PartsLook:
     def __init__(self, run: RunFolder, settings: Settings) -> None:
         self.run, self.settings = run, settings
 
-    def look(self, answered: frozenset[str], streaming: bool) -> list[Part]:
-        """All parts; ``answered`` are the workers whose metrics could be had."""
+    def look(self, answered: frozenset[str], failing: bool, streaming: bool) -> list[Part]:
+        """All parts; ``answered`` are the workers whose metrics could be had, ``failing`` is a Kafka that did not answer."""
         pids: Mapping[str, int] = read_json(self.run.processes)
         restarts: Mapping[str, int] = read_json(self.run.stack).get("restarts", {})
         parts = []
         for name in expected(self.settings):
             pid = pids.get(name)
             state = self._state(name, pid, answered) if streaming else "ended"
+            if name == "kafka" and state == "ready" and failing:  # it accepts connections, but hangs
+                state = "silent"
             parts.append(Part(name=name, state=state, pid=pid, restarts=restarts.get(name)))
         return parts
 

@@ -132,7 +132,7 @@ def _about(item: Item) -> Iterator[str]:
     if item.author_id:
         yield f"author {item.author_id}"
     if item.duration_ms:
-        yield f"{item.duration_ms / 1000:.0f} s"
+        yield f"{item.duration_ms / 1000:.0f}\N{NO-BREAK SPACE}s"
 
 
 def _compared(lists: list[Recommended]) -> Iterator[Recommended]:

@@ -91,7 +91,7 @@ def _title(state: LoopState) -> Text:
     title = Text(f"{state.run} ", style="bold")
     title.append(state.ending(), style="dim")
     if state.phase_s is not None:
-        doing = "" if state.phase == state.stage else f": {state.phase},"
+        doing = " for" if state.phase == state.stage else f": {state.phase},"
         title.append(f"{doing} {span(state.phase_s)}", style="dim")
     title.append(" · ")
     title.append("something is wrong" if bad else "all is well", style="red" if bad else "green")

@@ -89,10 +89,8 @@ class LoopState(BaseModel):
         return found
 
     def notes(self) -> list[str]:
-        """What to know that is not wrong by itself: restarts, dead letters, dropped groups."""
+        """What to know that is not wrong by itself: restarts, dropped groups."""
         found = [f"{part.name} was restarted {part.restarts}x" for part in self.parts if part.restarts]
-        if self.letters.count:
-            found.append(f"{self.letters.count:,} dead letters")
         if self.figures.dropped:
             found.append("groups dropped: " + ", ".join(f"{n} {reason}" for reason, n in self.figures.dropped.items()))
         return found

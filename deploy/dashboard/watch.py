@@ -23,6 +23,10 @@ from deploy.local.phase import STREAMING, Phase, read_phase
 from deploy.local.run_folder import RunFolder, read_json
 
 BROKER_S = 2.0
+COUNTED_MS = 60_000
+"""Workers that take batches count in jumps."""
+USERS_MS = 120_000
+"""What a topic holds is told when a reader fetches from it, and one that has plenty fetches rarely."""
 LETTERS_EVERY_S = 5.0
 KEPT_LETTERS = 20
 COUNTERS = {
@@ -48,7 +52,7 @@ class Watch:
         self.run, self.settings = run, run.settings
         self._figures, self._scraper = FigureReader(run), Scraper()
         self._parts = PartsLook(run, self.settings)
-        self._meters = {arrow: Meter() for arrow in (*COUNTERS, "users")}
+        self._meters = {arrow: Meter(COUNTED_MS) for arrow in COUNTERS} | {"users": Meter(USERS_MS)}
         self._letters = LetterWatch(run)
 
     def look(self) -> LoopState:
@@ -65,6 +69,7 @@ class Watch:
         if stage in OVER and checkpoint is not None:
             published.append(checkpoint.step)  # the last one is published after the last step was told
         figures.version = max((version for version in published if version is not None), default=None)
+        letters = self._letters.look(running, figures.rejected)
         lag = {name: _whole(scrape.total(metric)) for name, metric in LAGS.items()}
         return LoopState(
             run=self.run.path.name,
@@ -73,7 +78,7 @@ class Watch:
             phase=phase.name if phase else "",
             phase_s=(taken_ms - phase.since_ms) / 1000 if phase and not phase.ended else None,
             reason=phase.reason if phase else "",
-            parts=self._parts.look(scrape.answered, running),
+            parts=self._parts.look(scrape.answered, self._letters.failing, running),
             figures=figures,
             lag=lag,
             rates=self._rates(scrape, taken_ms) | (figures.rates if running else dict.fromkeys(figures.rates)),
@@ -81,7 +86,7 @@ class Watch:
             published_index=max(versions(self.run.index), default=None) if self.run.index.exists() else None,
             reward_model=_whole(scrape.total("onerec_reward_learner_version_number")),
             recommend_version=_whole(scrape.total("onerec_recommend_parameter_version_number")),
-            letters=self._letters.look(running, figures.rejected),
+            letters=letters,
             staleness_bound=self.settings.sync.max_lag,
             sync_every=self.settings.sync.every,
         )
@@ -118,6 +123,8 @@ class LetterWatch:
         self._newest: deque[Letter] = deque(maxlen=KEPT_LETTERS)
         self._count: int | None = None
         self._next_s = 0.0
+        self.failing = False
+        """Whether the broker did not answer when it was last asked."""
 
     def look(self, running: bool, rejected: int | None) -> Letters:
         """What is known of them; ``rejected`` by the trainer is the least there can be."""
@@ -143,7 +150,9 @@ class LetterWatch:
             self._box = self._box or LetterBox(endpoints["kafka"], endpoints["prefix"], BROKER_S)
             self._newest.extend(self._box.take())
             self._count = self._box.count
+            self.failing = False
         except StreamError:
+            self.failing = True
             self.close()
 
 

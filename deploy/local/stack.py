@@ -20,6 +20,7 @@ from deploy.local.run_folder import RunFolder, read_json, write_json
 from deploy.local.torchrun import ENVIRONMENT, on_ranks
 
 READY_S = 240.0
+PAGE_S = 30.0
 MAX_RESTARTS = 5
 RESTARTS_S = 600.0
 """A part that dies more than `MAX_RESTARTS` times within this time will not be mended by starting it once more."""
@@ -102,16 +103,18 @@ class Stack:
         command = [sys.executable, "-m", "deploy.cli.main", "replay", str(self.run.log), "--speed", f"{self.speed:g}"]
         self._start("replay", [*command, "--run-folder", str(self.run.path)])
 
-    def start_dashboard(self) -> str:
-        """Start the web page of the run; its address.
+    def start_dashboard(self) -> None:
+        """Start the web page of the run; `dashboard_address` tells where it is."""
+        command = [sys.executable, "-m", "deploy.cli.main", "dashboard", "--run-folder", str(self.run.path)]
+        self._start("dashboard", command)
+
+    def dashboard_address(self) -> str:
+        """The address of the web page, once it answers.
 
         Raises:
             StackError: it ended, or was not ready in time.
         """
-        ready = self.run.ready_file("dashboard")
-        command = [sys.executable, "-m", "deploy.cli.main", "dashboard", "--run-folder", str(self.run.path)]
-        self._start("dashboard", command)
-        wait_until(ready.exists, READY_S, "the web page", [self.children["dashboard"]])
+        wait_until(self.run.ready_file("dashboard").exists, PAGE_S, "the web page", [self.children["dashboard"]])
         return self._keep_address("dashboard")
 
     def watch(self, on_tick: Callable[[], None]) -> None:

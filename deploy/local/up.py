@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from deploy.local.letters import read_dead_letters
 from deploy.local.live import View, loop_details
 from deploy.local.phase import STREAMING, note_end, note_phase
 from deploy.local.plots import draw_plots
+from deploy.local.processes import StackError
 from deploy.local.report import build_report
 from deploy.local.report_table import report_table
 from deploy.local.run_folder import RunFolder, default_path, read_json, write_json
@@ -63,15 +64,13 @@ def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, re
     console = Console(stderr=True)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     try:
-        with _signals(), View(console, partial(note_phase, run)) as view:
+        with _signals(partial(note_end, run, "interrupted")), View(console, partial(note_phase, run)) as view:
             with Stack(run, settings, speed) as stack:
                 stack.start_brokers()
                 _lanes(run, view, PREPARATION)
                 _stream(run, settings, stack, view)
-                view.phase("stopping")
             _lanes(run, view, JUDGEMENT)
     except Stopped as stopped:
-        note_end(run, "interrupted")
         console.print(
             f"interrupted; everything is stopped, what there is lies in {run.path}", highlight=False, soft_wrap=True
         )
@@ -106,16 +105,27 @@ def _lanes(run: RunFolder, view: View, phases: list[tuple[str, list[list[str]]]]
 
 def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> None:
     view.phase("starting reward service, learner, trainer, tokenizer and fleet")
+    if settings.dashboard.on:
+        stack.start_dashboard()
     stack.start_workers()
     if settings.dashboard.on:
-        view.note(f"the loop as a page at {stack.start_dashboard()}")
+        view.note(_page_told(stack))
     if settings.recommend.on:
         view.note(f"lists of items at {read_json(run.ready_file('recommend'))['url']}/v1/recommend")
     view.phase(STREAMING)
     stack.start_replay()
     figures = FigureReader(run)
     stack.watch(lambda: view.details(loop_details(figures.read(), stack.restarts)))
+    view.phase("stopping")
     _keep_dead_letters(run, settings, stack)
+
+
+def _page_told(stack: Stack) -> str:
+    """Where the page is; the loop runs as well without one."""
+    try:
+        return f"the loop as a page at {stack.dashboard_address()}"
+    except StackError as error:
+        return f"no page of the loop: {str(error).partition(chr(10))[0]}"
 
 
 def _keep_dead_letters(run: RunFolder, settings: Settings, stack: Stack) -> None:
@@ -135,13 +145,14 @@ def _hide_environment() -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into `Stopped`; later ones must not disturb the stopping."""
+def _signals(on_stop: Callable[[], None]) -> Iterator[None]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into ``on_stop`` and `Stopped`; later ones must not disturb the stopping."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
+        on_stop()
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in numbers}

@@ -14,11 +14,11 @@ from unittest import mock
 
 import pytest
 import typer
-from common.process_log import FORMAT_VARIABLE
 from pydantic import BaseModel
 
 from common.access import PREFIX, Access
 from common.http_service import run_service
+from common.process_log import FORMAT_VARIABLE
 from common.settings import Settings
 from common.worker import run_worker
 from deploy.cli.main import app

@@ -19,6 +19,7 @@ from common.item_index import ItemIndex, latest_index, snapshot_path
 from common.messages import SCHEMA_VERSION, RecommendResponse
 from common.session_log import SessionLog
 from common.stream import Producer, partition_of, topic_name, wait_for_broker
+from deploy.dashboard.watch import Watch
 from deploy.local.run_folder import read_json, read_lines
 from tests.loop.up import UNTRAINED, Up
 
@@ -217,6 +218,22 @@ def test_every_worker_logs_one_json_object_a_line(finished: tuple[Up, dict[str, 
     assert actors == {"rollout-0", "rollout-1"}
 
 
+def test_who_looks_at_the_finished_run_sees_the_figures_of_its_report(
+    finished: tuple[Up, dict[str, Any], dict[str, int]],
+) -> None:
+    up, report, offsets = finished
+    with Watch(up.run) as watch:
+        state = watch.look()
+    figures = state.figures
+    assert (state.stage, state.problems(), state.letters.count) == ("finished", [], len(offsets))
+    assert (figures.sessions, figures.kept) == (report["sessions"]["consumed"], report["sessions"]["kept"])
+    assert (figures.requested, figures.trained) == (report["groups"]["requested"], report["groups"]["trained"])
+    assert (figures.step, figures.version) == (report["samples"]["steps"], report["parameters"]["published"][-1])
+    assert {part.name: part.restarts for part in state.parts if part.restarts} == {
+        name: count for name, count in report["restarts"].items() if count
+    }
+
+
 def test_nothing_is_left_running_and_only_the_owner_may_read(
     finished: tuple[Up, dict[str, Any], dict[str, int]],
 ) -> None:
@@ -228,14 +245,34 @@ def test_nothing_is_left_running_and_only_the_owner_may_read(
 
 
 def test_a_run_that_is_killed_while_streaming_leaves_nothing_running(tmp_path: Path) -> None:
-    up = Up.start(tmp_path, *UNTRAINED, "--speed", "3600")
+    up = Up.start(tmp_path, *UNTRAINED, "--speed", "3600", "--set", "dashboard.on=true")
     try:
         up.until(lambda: len(read_lines(up.run.path / "trainer_stats.jsonl")) >= 2)
-        assert {"kafka", "redis", "reward", "trainer", "rollout"} <= read_json(up.run.processes).keys()
+        assert {"kafka", "redis", "reward", "trainer", "rollout", "dashboard"} <= read_json(up.run.processes).keys()
+        _is_seen_from_all_sides(up)
     finally:
         up.process.kill()
     assert up.ended() == -signal.SIGKILL
     assert up.survivors() == []
+    with Watch(up.run) as watch:
+        assert watch.look().problems() == ["the run was killed while streaming"]
+
+
+def _is_seen_from_all_sides(up: Up) -> None:
+    """All parts answer whoever watches, and the page shows the same."""
+    with Watch(up.run) as watch:
+        up.until(lambda: watch.look().figures.step_ms is not None)
+        seen = watch.look()
+        up.until(lambda: (watch.look().rates["users"] or 0) > 0)
+    assert {part.state for part in seen.parts} == {"ready"}
+    assert (seen.stage, seen.problems(), seen.letters.count) == ("streaming", [], 0)
+    assert None not in seen.lag.values()
+    page = read_json(up.run.ready_file("dashboard"))["url"]
+    assert f"the loop as a page at {page}" in up.output.read_text()
+    state = httpx.get(f"{page}/state", timeout=15.0).json()
+    assert {part["state"] for part in state["parts"]} == {"ready"}
+    assert state["figures"]["step"] >= (seen.figures.step or 0) > 0
+    assert httpx.get(f"{page}/sample?user=1", timeout=30.0).text.count("<li>") >= 10
 
 
 def test_an_interrupted_run_stops_its_workers_and_leaves_existing_servers_alone(
@@ -256,6 +293,8 @@ def test_an_interrupted_run_stops_its_workers_and_leaves_existing_servers_alone(
         }
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 130
+        with Watch(up.run) as watch:
+            assert watch.look().problems() == ["the run was interrupted while streaming"]
     finally:
         up.process.kill()
     assert up.survivors() == []

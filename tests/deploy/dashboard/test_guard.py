@@ -52,6 +52,8 @@ def test_a_person_shows_the_token_once_and_then_a_cookie_that_does_not_hold_it()
     assert asked.get("/").status_code == 200
 
 
-@pytest.mark.parametrize(("name", "status"), [("localhost", 200), ("127.0.0.1:8000", 200), ("stranger.example", 400)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("localhost", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("stranger.example", 400)]
+)
 def test_without_a_token_only_this_machines_names_lead_to_the_page(name: str, status: int) -> None:
     assert client("", name).get("/").status_code == status

