@@ -7,6 +7,7 @@ The page asks for its live part every few seconds while somebody looks at it; th
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -119,7 +120,7 @@ def create_app(run: RunFolder) -> FastAPI:
     def sample(user: str) -> Response:
         try:
             return page("sample.html", sample=sampler().sample(parse_user(user)))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, sqlite3.Error) as error:
             return page("mistake.html", 422, reason=str(error))
 
     @app.get("/livez")

@@ -103,6 +103,16 @@ def test_a_user_id_may_have_blanks_around_it() -> None:
     assert [parse_user(text) for text in (" 7 ", "0", str(MOST_USER))] == [7, 0, MOST_USER]
 
 
+def test_a_run_that_has_just_begun_has_a_page_without_figures(recorded: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_bytes(recorded.settings_file.read_bytes())
+    with TestClient(create_app(RunFolder.open(tmp_path)), base_url="http://localhost") as client:
+        page = client.get("/").text
+        asked = client.get("/sample", params={"user": "1"})
+    assert page.count("nothing measured yet") == 4
+    assert "<b>—</b><span>sessions</span>" in page
+    assert (asked.status_code, "the trainer has no histories yet" in asked.text) == (422, True)
+
+
 def test_requests_are_bounded(client: TestClient) -> None:
     assert client.request("GET", "/state", content=b"x" * 2000).status_code == 413
     assert client.post("/state").status_code == 405
