@@ -60,6 +60,11 @@ def test_the_state_is_told_as_json(client: TestClient) -> None:
     assert (state.stage, state.figures.sessions, state.letters.count) == ("finished", 36, 1)
 
 
+def test_its_own_process_can_be_watched_too(client: TestClient) -> None:
+    assert client.get("/livez").json() == {"status": "alive"}
+    assert "process_resident_memory_bytes" in client.get("/metrics").text
+
+
 def test_what_strangers_wrote_is_text_on_the_page(client: TestClient) -> None:
     page = client.get("/").text
     assert "user_id: &lt;b&gt;missing&lt;/b&gt;" in page

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -101,6 +102,23 @@ def test_how_a_run_ended_is_told(streaming: RunFolder, told: dict[str, object], 
         state = watch.look()
     assert state.stage == stage
     assert state.problems() == ([problem] if problem else [])
+
+
+def test_workers_that_others_started_are_known_by_whether_they_answer(
+    streaming: RunFolder, metrics_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster: no process of theirs is on this machine, and one's address is known by the settings."""
+    streaming.phase.unlink()
+    metrics = f"{metrics_server}/metrics"
+    write_json(streaming.ready_file("trainer"), {"pid": 1, "metrics": metrics})
+    write_json(streaming.ready_file("rollout"), {"pid": 1, "metrics": f"http://127.0.0.1:{free_port()}/metrics"})
+    write_json(streaming.ready_file("reward"), {"pid": 1, "metrics": f"{metrics_server}/hangs"})
+    monkeypatch.setenv("ONEREC_DASHBOARD__METRICS", json.dumps({"rollout": metrics, "tokenizer": metrics}))
+    with Watch(streaming) as watch:
+        state = watch.look()
+    states = {part.name: part.state for part in state.parts}
+    assert [states[name] for name in ("trainer", "rollout", "tokenizer", "reward")] == ["ready", "ready", "ready", "silent"]
+    assert (state.stage, state.lag["sessions"], state.lag["requests"]) == ("streaming", 7, 0)
 
 
 def test_phases_are_noted_with_their_end(tmp_path: Path) -> None:
