@@ -1,4 +1,4 @@
-"""The web page of a run: ``/``, its live part ``/live``, ``/sample?user=…``, the state as JSON at ``/state``, ``/livez``, ``/metrics``.
+"""A page of a run: ``/`` with its live part ``/live``, ``/sample?user=…``, ``/state`` (JSON), ``/livez``, ``/metrics``.
 
 The page asks for its live part every few seconds while somebody looks at it; the run is looked at then, at most once in
 `FRESH_S`, and not at all while nobody does. It needs no script but its own and nothing from the network.
