@@ -87,8 +87,8 @@ def dashboard(
     from deploy.local.run_folder import RunFolder
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    for noisy in ("httpx", "kafka", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     serve_page(RunFolder.open(run_folder), (host, port))
 
 
