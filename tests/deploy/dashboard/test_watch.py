@@ -136,7 +136,7 @@ def test_phases_are_noted_with_their_end(tmp_path: Path) -> None:
 def test_bounds_that_are_broken_are_wrong(streaming: RunFolder) -> None:
     old_ms = 1_700_000_000_000
     write_lines(streaming, "trainer_stats.jsonl", [{"kind": "group", "lag": 9, "parity_error": 1.0}] * 50)
-    write_lines(streaming, "trainer_stats.jsonl", [step_line(5000, old_ms)])
+    write_lines(streaming, "trainer_stats.jsonl", [step_line(5000, old_ms, loss_per_level=[float("nan")])])
     with Watch(streaming) as watch:
         state = watch.look()
     stalled = state.model_copy(update={"lag": state.lag | {"sessions": 12}})
@@ -146,6 +146,7 @@ def test_bounds_that_are_broken_are_wrong(streaming: RunFolder) -> None:
         "9.0 versions old, sync.max_lag is 2",
         "ratio - 1| is 1.0e+00",
         "4,991 steps since",
+        "the loss is nan",
     ):
         assert told in wrong
 
