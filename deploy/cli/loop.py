@@ -41,7 +41,8 @@ def up(
 
     Prepares (session log, semantic IDs, preference model, pre-training), starts Kafka, Redis, the reward service, the
     trainer and the rollout fleet, replays the stream days, judges the policy before and after on the test days, prints
-    and writes the report, and leaves nothing running. An existing Redis is given as ONEREC_REDIS__URL.
+    and writes the report, and leaves nothing running. Meanwhile a web page shows the loop, at an address that is printed.
+    An existing Redis is given as ONEREC_REDIS__URL.
     """
     from deploy.local.preflight import check_kafka, check_redis, default_profile, detect
 

@@ -44,7 +44,8 @@ def status(
         state = watch.look()
     problems = state.problems()
     if as_json:
-        sys.stdout.write(json.dumps(state.model_dump() | {"problems": problems, "notes": state.notes()}) + "\n")
+        told = {"problems": problems, "notes": state.notes()}
+        sys.stdout.write(json.dumps(json.loads(state.model_dump_json()) | told) + "\n")
     else:
         Console(width=None if sys.stdout.isatty() else 100).print(screen(state, courses=False))
     raise typer.Exit(WRONG if problems else 0)
@@ -87,8 +88,8 @@ def dashboard(
     from deploy.local.run_folder import RunFolder
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    for noisy in ("httpx", "kafka", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     serve_page(RunFolder.open(run_folder), (host, port))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 POINTS = 120
@@ -23,7 +24,9 @@ class Course:
         self._spans: dict[int, tuple[float, float]] = {}
 
     def add(self, time_ms: int, value: float, weight: float = 1.0) -> None:
-        """One measurement. What is told late goes to the time that it is of."""
+        """One measurement. What is told late goes to the time that it is of; what is no number is left out."""
+        if not math.isfinite(value):
+            return
         self._first_ms = time_ms if self._first_ms is None else self._first_ms
         after_ms = max(time_ms - self._first_ms, 0)
         while after_ms // self._width_ms >= POINTS:

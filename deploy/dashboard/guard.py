@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 COOKIE = "onerec_dashboard"
-OPEN = ("/livez",)
+OPEN = ("/livez", "/metrics")
+"""They tell nothing of users."""
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "

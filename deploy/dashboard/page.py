@@ -1,4 +1,4 @@
-"""The web page of a run: ``/``, its live part ``/live``, ``/sample?user=…``, the state as JSON at ``/state``, ``/livez``.
+"""A page of a run: ``/`` with its live part ``/live``, ``/sample?user=…``, ``/state`` (JSON), ``/livez``, ``/metrics``.
 
 The page asks for its live part every few seconds while somebody looks at it; the run is looked at then, at most once in
 `FRESH_S`, and not at all while nobody does. It needs no script but its own and nothing from the network.
@@ -7,6 +7,7 @@ The page asks for its live part every few seconds while somebody looks at it; th
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.access import access
 from common.http_guard import Guard
 from common.http_service import serve
+from common.metrics import render
 from common.session_log import SessionLog
 from deploy.dashboard import charts, picture
 from deploy.dashboard.guard import HEADERS, BrowserGuard
@@ -119,8 +122,12 @@ def create_app(run: RunFolder) -> FastAPI:
     def sample(user: str) -> Response:
         try:
             return page("sample.html", sample=sampler().sample(parse_user(user)))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, sqlite3.Error) as error:
             return page("mistake.html", 422, reason=str(error))
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(render(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:

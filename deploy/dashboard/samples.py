@@ -81,7 +81,7 @@ class Sampler:
             index = ItemIndex.load(latest_index(self.run.index))
             lists = [Recommended(v, self._list(p, index, context)) for v, p in self._newest()]
             watched = [self._shown(int(item)) for item in context.events.item_id[::-1][:WATCHED]]
-            return Sample(user_id, len(context.events), watched, list(_compared(lists)), index.version)
+            return Sample(user_id, len(context.events), watched, list(compared(lists)), index.version)
 
     def _context(self, user_id: int) -> Context:
         partition = partition_of(user_id, self.settings.stream.partitions)
@@ -121,10 +121,11 @@ class Sampler:
         item = self._catalogue.get(item_id)
         if item is None:
             return Shown(item_id, f"item {item_id}", "not in the log", log_prob)
-        return Shown(item_id, item.title or f"item {item_id}", ", ".join(_about(item)), log_prob)
+        return Shown(item_id, item.title or f"item {item_id}", ", ".join(about(item)), log_prob)
 
 
-def _about(item: Item) -> Iterator[str]:
+def about(item: Item) -> Iterator[str]:
+    """Category, author and length, as far as they are known."""
     if item.category:
         yield item.category.rpartition(" > ")[2]
     elif item.tags:
@@ -135,8 +136,8 @@ def _about(item: Item) -> Iterator[str]:
         yield f"{item.duration_ms / 1000:.0f}\N{NO-BREAK SPACE}s"
 
 
-def _compared(lists: list[Recommended]) -> Iterator[Recommended]:
-    """The lists, the last one's items with how they moved."""
+def compared(lists: list[Recommended]) -> Iterator[Recommended]:
+    """The lists of one or two versions, the last one's items with how they moved."""
     yield from lists[:-1]
     before = {shown.item_id: place for place, shown in enumerate(lists[0].items)}
     last = lists[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel
@@ -79,6 +80,8 @@ class LoopState(BaseModel):
             idle_s = (self.taken_ms - figures.step_ms) / 1000
             if idle_s > STALLED_S:
                 found.append(f"no step for {idle_s:.0f} s, with {self.lag['sessions']:,} sessions waiting")
+        if figures.loss is not None and not math.isfinite(figures.loss):
+            found.append(f"the loss is {figures.loss}")
         if figures.staleness is not None and figures.staleness > self.staleness_bound:
             found.append(f"groups are {figures.staleness:.1f} versions old, sync.max_lag is {self.staleness_bound}")
         if figures.parity is not None and figures.parity > PARITY_BOUND:

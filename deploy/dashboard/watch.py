@@ -8,6 +8,7 @@ unblocked by: those bounds
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 
@@ -36,8 +37,8 @@ COUNTERS = {
     "lists": ("recommend", "onerec_recommend_lists_total"),
 }
 """Arrows of the picture whose rate is that of a worker's counter."""
+TRAINER_LAG = "onerec_trainer_stream_lag_records"
 LAGS = {
-    "sessions": "onerec_trainer_stream_lag_records",
     "requests": "onerec_rollout_request_lag_records",
     "learner": "onerec_reward_learner_lag_records",
     "items": "onerec_tokenizer_stream_lag_records",
@@ -65,12 +66,10 @@ class Watch:
         figures = self._figures.read()
         figures.actors |= {a: int(v) for a, v in scrape.by("onerec_rollout_parameter_version_number", "actor").items()}
         checkpoint = _checkpoint(self.run, taken_ms, figures.step)
-        published = [figures.version, _whole(scrape.total("onerec_trainer_parameter_version_number"))]
-        if stage in OVER and checkpoint is not None:
-            published.append(checkpoint.step)  # the last one is published after the last step was told
-        figures.version = max((version for version in published if version is not None), default=None)
+        figures.version = _published(figures.version, scrape, checkpoint if stage in OVER else None)
         letters = self._letters.look(running, figures.rejected)
-        lag = {name: _whole(scrape.total(metric)) for name, metric in LAGS.items()}
+        lag = {"sessions": _whole(scrape.total(TRAINER_LAG, topic="sessions"))}
+        lag |= {name: _whole(scrape.total(metric)) for name, metric in LAGS.items()}
         return LoopState(
             run=self.run.path.name,
             taken_ms=taken_ms,
@@ -108,7 +107,7 @@ class Watch:
             none_yet = 0.0 if worker in scrape.answered else None
             self._meters[arrow].add(now_ms, scrape.total(metric) or none_yet)
         consumed = scrape.total("onerec_trainer_sessions_consumed_total")
-        waiting = scrape.total(LAGS["sessions"], topic="sessions")
+        waiting = scrape.total(TRAINER_LAG, topic="sessions")
         if consumed is not None and waiting is not None:
             self._meters["users"].add(now_ms, consumed + waiting)  # what the topic holds
         return {arrow: meter.per_second(now_ms) if scrape.answered else None for arrow, meter in self._meters.items()}
@@ -181,5 +180,11 @@ def _checkpoint(run: RunFolder, now_ms: int, step: int | None) -> CheckpointStat
     return CheckpointState(step=made, age_s=max(age_s, 0.0), steps_behind=None if step is None else max(step - made, 0))
 
 
+def _published(told: int | None, scrape: Scrape, last: CheckpointState | None) -> int | None:
+    """The newest published version; that of the ``last`` checkpoint of a run came out after the last step was told."""
+    found = [told, _whole(scrape.total("onerec_trainer_parameter_version_number")), last.step if last else None]
+    return max((version for version in found if version is not None), default=None)
+
+
 def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
+    return None if value is None or not math.isfinite(value) else int(value)

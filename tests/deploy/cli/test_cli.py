@@ -66,7 +66,21 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "up", "simulate", "import", "replay", "topics create", "report", "evaluate", "prepare"]
+    "command",
+    [
+        "",
+        "up",
+        "simulate",
+        "import",
+        "replay",
+        "topics create",
+        "report",
+        "evaluate",
+        "prepare",
+        "status",
+        "top",
+        "dashboard",
+    ],
 )
 def test_every_command_has_help(tmp_path: Path, command: str) -> None:
     done = onerec(tmp_path, *command.split(), "--help")

@@ -22,6 +22,13 @@ def test_a_course_is_bounded_in_order_and_keeps_the_mean(told: list[tuple[int, f
         assert points[0][1] == pytest.approx(sum(v for _, v in told) / len(told), abs=1e-6)
 
 
+def test_what_is_no_number_is_left_out() -> None:
+    course = Course()
+    for second, value in enumerate((1.0, float("nan"), float("inf"))):
+        course.add(1000 * second, value)
+    assert course.points() == [(0.5, 1.0)]
+
+
 def test_neighbours_of_a_long_course_become_one() -> None:
     course = Course()
     for second in range(2 * POINTS):

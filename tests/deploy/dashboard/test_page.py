@@ -60,6 +60,11 @@ def test_the_state_is_told_as_json(client: TestClient) -> None:
     assert (state.stage, state.figures.sessions, state.letters.count) == ("finished", 36, 1)
 
 
+def test_its_own_process_can_be_watched_too(client: TestClient) -> None:
+    assert client.get("/livez").json() == {"status": "alive"}
+    assert "process_resident_memory_bytes" in client.get("/metrics").text
+
+
 def test_what_strangers_wrote_is_text_on_the_page(client: TestClient) -> None:
     page = client.get("/").text
     assert "user_id: &lt;b&gt;missing&lt;/b&gt;" in page
@@ -101,6 +106,16 @@ def test_a_user_id_that_is_none_is_told_in_one_line(client: TestClient, user: st
 
 def test_a_user_id_may_have_blanks_around_it() -> None:
     assert [parse_user(text) for text in (" 7 ", "0", str(MOST_USER))] == [7, 0, MOST_USER]
+
+
+def test_a_run_that_has_just_begun_has_a_page_without_figures(recorded: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_bytes(recorded.settings_file.read_bytes())
+    with TestClient(create_app(RunFolder.open(tmp_path)), base_url="http://localhost") as client:
+        page = client.get("/").text
+        asked = client.get("/sample", params={"user": "1"})
+    assert page.count("nothing measured yet") == 4
+    assert "<b>—</b><span>sessions</span>" in page
+    assert (asked.status_code, "the trainer has no histories yet" in asked.text) == (422, True)
 
 
 def test_requests_are_bounded(client: TestClient) -> None:

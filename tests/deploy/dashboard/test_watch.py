@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -103,6 +104,23 @@ def test_how_a_run_ended_is_told(streaming: RunFolder, told: dict[str, object], 
     assert state.problems() == ([problem] if problem else [])
 
 
+def test_workers_that_others_started_are_known_by_whether_they_answer(
+    streaming: RunFolder, metrics_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster: no process of theirs is on this machine, and one's address is known by the settings."""
+    streaming.phase.unlink()
+    metrics = f"{metrics_server}/metrics"
+    write_json(streaming.ready_file("trainer"), {"pid": 1, "metrics": metrics})
+    write_json(streaming.ready_file("rollout"), {"pid": 1, "metrics": f"http://127.0.0.1:{free_port()}/metrics"})
+    write_json(streaming.ready_file("reward"), {"pid": 1, "metrics": f"{metrics_server}/hangs"})
+    monkeypatch.setenv("ONEREC_DASHBOARD__METRICS", json.dumps({"rollout": metrics, "tokenizer": metrics}))
+    with Watch(streaming) as watch:
+        state = watch.look()
+    states = {part.name: part.state for part in state.parts}
+    assert [states[name] for name in ("trainer", "rollout", "tokenizer", "reward")] == ["ready", "ready", "ready", "silent"]
+    assert (state.stage, state.lag["sessions"], state.lag["requests"]) == ("streaming", 7, 0)
+
+
 def test_phases_are_noted_with_their_end(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     note_end(run, "failed", "before any phase")
@@ -118,7 +136,7 @@ def test_phases_are_noted_with_their_end(tmp_path: Path) -> None:
 def test_bounds_that_are_broken_are_wrong(streaming: RunFolder) -> None:
     old_ms = 1_700_000_000_000
     write_lines(streaming, "trainer_stats.jsonl", [{"kind": "group", "lag": 9, "parity_error": 1.0}] * 50)
-    write_lines(streaming, "trainer_stats.jsonl", [step_line(5000, old_ms)])
+    write_lines(streaming, "trainer_stats.jsonl", [step_line(5000, old_ms, loss_per_level=[float("nan")])])
     with Watch(streaming) as watch:
         state = watch.look()
     stalled = state.model_copy(update={"lag": state.lag | {"sessions": 12}})
@@ -128,6 +146,7 @@ def test_bounds_that_are_broken_are_wrong(streaming: RunFolder) -> None:
         "9.0 versions old, sync.max_lag is 2",
         "ratio - 1| is 1.0e+00",
         "4,991 steps since",
+        "the loss is nan",
     ):
         assert told in wrong
 
