@@ -66,8 +66,12 @@ def check_kafka(bootstrap: str) -> None:
 
 def check_url(option: str, url: str) -> None:
     """Raises PreflightError unless it is ``http://HOST[:PORT]`` or ``https://…``."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, or a port out of range
+        usable = False
+    if not usable:
         raise PreflightError(f"{option} must be http://HOST:PORT, got {url!r}")
 
 

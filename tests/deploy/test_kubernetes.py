@@ -86,8 +86,8 @@ def test_commands_and_variables_exist(manifests: list[Manifest], all_pods: list[
                 check_command(container["command"])
             for variable in container.get("env", []):
                 check_variable(variable["name"])
-    for name in ("onerec-environment", "onerec-run"):
-        for variable in named(manifests, "ConfigMap")[name]["data"]:
+    for told in named(manifests, "ConfigMap").values():
+        for variable in told["data"]:
             check_variable(variable)
 
 
@@ -174,7 +174,8 @@ def test_ranks_and_actors_have_room(manifests: list[Manifest]) -> None:
     assert named(manifests, "StatefulSet")["trainer"]["spec"]["replicas"] == int(run["ONEREC_TRAINER__RANKS"])
     actors = named(manifests, "RayCluster")["rollout"]["spec"]["workerGroupSpecs"][0]
     room = actors["maxReplicas"] * float(actors["rayStartParams"]["num-cpus"])
-    assert room >= int(run["ONEREC_ROLLOUT__ACTORS"]) * float(run["ONEREC_ROLLOUT__ACTOR_CPUS"])
+    rollout = named(manifests, "ConfigMap")["onerec-rollout"]["data"]
+    assert room >= int(rollout["ONEREC_ROLLOUT__ACTORS"]) * float(rollout["ONEREC_ROLLOUT__ACTOR_CPUS"])
     constraints = (Path(__file__).parents[2] / "constraints.txt").read_text()
     assert f"\nray=={named(manifests, 'RayCluster')['rollout']['spec']['rayVersion']}\n" in constraints
 

@@ -63,7 +63,7 @@ def test_nobody_is_sent_to_a_run_without_topics(prepared: Path) -> None:
     assert not run.endpoints.exists()
 
 
-@pytest.mark.parametrize("url", ["reward:8000", "ftp://reward", "http://", ""])
+@pytest.mark.parametrize("url", ["reward:8000", "ftp://reward", "http://", "http://[::1", "http://reward:65536", ""])
 def test_an_address_must_be_one(url: str) -> None:
     with pytest.raises(ValueError, match="--reward must be http://HOST:PORT, got"):
         check_url("--reward", url)
