@@ -108,8 +108,7 @@ def put_back(
     """Put valid messages on the topics that they came from, in their users' partitions; what became of them, by topic.
 
     Raises:
-        ValueError: a topic does not exist.
-        StreamError: the broker did not acknowledge; what is missing is put when it is tried again.
+        StreamError: a topic does not exist, or the broker did not acknowledge; tried again, it puts what is missing.
     """
     outcomes = {}
     for topic in sorted({repair.topic for repair, _ in repairs}):
