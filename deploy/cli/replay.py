@@ -74,10 +74,11 @@ def export(
     if file.exists():
         raise ValueError(f"{file} exists already: choose another name, or remove it")
     from deploy.data.recorded import from_topic, to_file
+    from deploy.local.prepare import paced
 
     place = _place(run_folder, kafka, prefix)
     full = place.topic(topic)
-    count = to_file(from_topic(place, full, begin, end, partition, user), file, say)
+    count = to_file(from_topic(place, full, begin, end, partition, user), file, paced(say))
     say(f"{count:,} records of {full} in {file}")
 
 
@@ -102,10 +103,11 @@ def bundle(
     still hold the interval.
     """
     from benchmarks.harness import commit
+    from deploy.local.prepare import paced
     from deploy.local.run_folder import RunFolder as Folder
     from trainer.bundle import write_bundle
 
-    written = write_bundle(Folder.open(run_folder).path, path, first, last, commit(), on_progress=say).manifest
+    written = write_bundle(Folder.open(run_folder).path, path, first, last, commit(), on_progress=paced(say)).manifest
     counts = f"{written.sessions:,} session records and {written.groups:,} group records"
     say(f"steps {written.first} to {written.last} of {written.run} in {path}: {counts}")
 
@@ -153,6 +155,7 @@ def records(
     begin, end = _points(first, last)
     from deploy.data.putting import Target, check_target, put
     from deploy.data.recorded import from_file, from_topic
+    from deploy.local.prepare import paced
 
     if Path(source).is_file():
         found = from_file(Path(source), begin, end, partition, user, run_folder)
@@ -164,7 +167,7 @@ def records(
         found = from_topic(place, place.topic(source), begin, end, partition, user)
     target = Target.open(place, place.topic(to_topic))
     how = check_target(found, target)
-    outcome = put(found, target, speed, dry_run, say)
+    outcome = put(found, target, speed, dry_run, paced(say))
     done = f"{outcome.put.total():,} records of {found.topic} {'would be put' if dry_run else 'put'} on {target.topic}"
     say(f"{done}, {how}; {outcome.there:,} were there already")
 
@@ -206,7 +209,7 @@ def dead_letters(
             write_repairs(letters, write)
         say(f"{len(letters):,} dead letters" + (f" in {write}" if write else ""))
         return
-    for name, outcome in put_back(read_repairs(file, place), place, dry_run, say).items():
+    for name, outcome in put_back(read_repairs(file, place), place, dry_run).items():
         done = f"{outcome.put.total():,} repaired messages {'would be put' if dry_run else 'put'} on {name}"
         say(f"{done}; {outcome.there:,} were there already")
 

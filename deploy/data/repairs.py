@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +98,7 @@ def read_repairs(path: Path, place: Place) -> list[tuple[Repair, Message]]:
     return repairs
 
 
-def put_back(
-    repairs: list[tuple[Repair, Message]],
-    place: Place,
-    dry_run: bool = False,
-    on_progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, Outcome]:
+def put_back(repairs: list[tuple[Repair, Message]], place: Place, dry_run: bool = False) -> dict[str, Outcome]:
     """Put valid messages on the topics that they came from, in their users' partitions; what became of them, by topic.
 
     Raises:
@@ -116,7 +110,7 @@ def put_back(
         records = [_record(repair, message, log, target.partitions) for repair, message in repairs if repair.topic == topic]
         ranges = {0: (0, len(records))}
         source = Source(log, topic, target.partitions, ranges, None, records)
-        outcomes[topic] = put(source, target, dry_run=dry_run, on_progress=on_progress)
+        outcomes[topic] = put(source, target, dry_run=dry_run)
     return outcomes
 
 
