@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import arms, bench, data, evaluate, experiment, loop, replay, tail, tokenize, workers
+from deploy.cli import arms, bench, data, evaluate, experiment, export, loop, replay, tail, tokenize, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 loop.register(app)
 data.register(app)
+export.register(app)
 replay.register(app)
 tail.register(app)
 evaluate.register(app)
