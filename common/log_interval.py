@@ -22,8 +22,8 @@ POLL_RECORDS = 1000
 POLL_S = 0.2
 
 
-def held_ranges(bootstrap: str, topic: str, timeout_s: float) -> Ranges:
-    """Partition -> [first offset, last + 1) of what a topic holds now.
+def partition_count(bootstrap: str, topic: str, timeout_s: float) -> int:
+    """How many partitions a topic has.
 
     Raises:
         StreamError: the topic does not exist, or the broker does not answer.
@@ -32,6 +32,16 @@ def held_ranges(bootstrap: str, topic: str, timeout_s: float) -> Ranges:
         count = partition_counts(admin).get(topic)
     if count is None:
         raise StreamError(f"Kafka at {bootstrap}: topic {topic} does not exist")
+    return count
+
+
+def held_ranges(bootstrap: str, topic: str, timeout_s: float) -> Ranges:
+    """Partition -> [first offset, last + 1) of what a topic holds now.
+
+    Raises:
+        StreamError: as `partition_count`.
+    """
+    count = partition_count(bootstrap, topic, timeout_s)
     sources = [TopicPartition(topic, partition) for partition in range(count)]
     with _asking(bootstrap, timeout_s) as client:
         told = client.beginning_offsets(sources, timeout_ms=to_ms(timeout_s))

@@ -1,12 +1,12 @@
-"""Training a recorded interval once more, from its bundle alone: no broker, no message queue, no other process.
+"""Training a recorded interval once more, from its bundle: with no broker, no message queue and no other process.
 
 In a folder of its own, without publishing, without asking for rollouts and without dead letters. On one machine type, torch
 build and thread count the parameters come out bit for bit the same, however often the recorded run was killed.
 
-consumes:     a bundle (`trainer.bundle`)
+consumes:     a bundle (`trainer.bundle`); or its records from topics that they were put on again
 produces:     a folder with the interval's end as checkpoint, and its statistics
-waits for:    nothing
-unblocked by: -
+waits for:    nothing; or that broker
+unblocked by: its timeout
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from trainer.loop import Trainer
 from trainer.parallel import joined_ranks
 from trainer.recorded_log import RecordedLog
 from trainer.resume import open_run
+from trainer.run_log import RunLog
 from trainer.statistics import Statistics
 
 OnStep = Callable[[int, int], None]
@@ -95,12 +96,13 @@ def retrain(
         return replay(write_bundle(run, Path(aside) / "bundle", first, last, copy=linked), into, on_step)
 
 
-def replay(bundle: Bundle, into: Path, on_step: OnStep = lambda *_: None) -> Retrained:
-    """Train a bundle's interval in a new folder.
+def replay(bundle: Bundle, into: Path, on_step: OnStep = lambda *_: None, run_log: RunLog | None = None) -> Retrained:
+    """Train a bundle's interval in a new folder; the records come from the bundle, or from ``run_log``.
 
     Raises:
         RetrainError: ``into`` is taken.
         ValueError: what is in the bundle does not belong together.
+        StreamError: ``run_log`` does not have the interval.
     """
     compute_with(threads=1)
     check_free(into)
@@ -108,7 +110,7 @@ def replay(bundle: Bundle, into: Path, on_step: OnStep = lambda *_: None) -> Ret
     settings, end = load_settings(into / "settings.json"), bundle.manifest.last
     with ExitStack() as closing:
         ranks = closing.enter_context(joined_ranks(timeout_s=60.0))
-        opened = open_run(into, settings, ranks, RecordedLog(bundle.path))
+        opened = open_run(into, settings, ranks, run_log or RecordedLog(bundle.path))
         closing.callback(opened.close)
         journal = Journal(into / "journal.jsonl")
         closing.callback(journal.close)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from deploy.cli import arms, bench, data, evaluate, experiment, loop, operate, replay, tail, tokenize, watch, workers
+from deploy.cli import arms, bench, data, evaluate, experiment, export, loop, operate, replay, tail, tokenize, watch, workers
 from deploy.cli.console import fail
 from deploy.local.processes import StackError
 
@@ -19,6 +19,7 @@ alone: make or import a session log, put it on Kafka, run one worker against the
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 loop.register(app)
 data.register(app)
+export.register(app)
 replay.register(app)
 tail.register(app)
 evaluate.register(app)

@@ -1,30 +1,16 @@
-"""Commands around recorded records: export a topic, put records on a topic again."""
+"""Commands that put recorded records on a topic: a session log, an exported file, a topic, repaired dead letters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
-from deploy.cli.console import Kafka, RunFolderOption, say
+from deploy.cli.console import say
+from deploy.cli.topics import First, Kafka, Last, Partition, Prefix, RunFolder, User, place_of, points
 
-if TYPE_CHECKING:
-    from deploy.data.interval import Point
-    from deploy.data.place import Place
-
-RunFolder = Annotated[Path | None, typer.Option("--run-folder", help="The run whose topics are meant.", show_default=False)]
-Prefix = Annotated[str, typer.Option("--prefix", help="First part of the topic names (without a run folder).")]
-POINT_HELP = "an offset (1200), a time (2026-01-31T12:00:00Z), ms since 1970 (1767225600000ms) or an age (-2h)."
-First = Annotated[
-    str | None, typer.Option("--from", metavar="TIME|OFFSET", help=f"First record: {POINT_HELP}", show_default=False)
-]
-Last = Annotated[
-    str | None, typer.Option("--to", metavar="TIME|OFFSET", help="First record that is left out.", show_default=False)
-]
-User = Annotated[int | None, typer.Option("--user", min=0, help="This user's records only.", show_default=False)]
-Partition = Annotated[int | None, typer.Option("--partition", min=0, help="This partition only.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be put, and put nothing.")]
 DEFAULT = "records"
 
@@ -47,67 +33,7 @@ replays = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command("export")(export)
-    app.command("bundle")(bundle)
     app.add_typer(replays, name="replay")
-
-
-def export(
-    topic: Annotated[
-        str, typer.Argument(help="sessions, items, rollout-requests, ..., or a full name.", show_default=False)
-    ],
-    file: Annotated[Path, typer.Argument(help="The file to write, such as sessions.jsonl.gz.", show_default=False)],
-    first: First = None,
-    last: Last = None,
-    run_folder: RunFolder = None,
-    kafka: Kafka = "",
-    prefix: Prefix = "onerec",
-    user: User = None,
-    partition: Partition = None,
-) -> None:
-    """Write an interval of a topic to a file: whole, or one user's records.
-
-    Every record keeps its partition, offset, time, key and headers. Without --from and --to everything that the topic
-    holds now is written. The file is there as a whole or not at all, and knows when it is cut.
-    """
-    begin, end = _points(first, last)
-    if file.exists():
-        raise ValueError(f"{file} exists already: choose another name, or remove it")
-    from deploy.data.recorded import from_topic, to_file
-
-    place = _place(run_folder, kafka, prefix)
-    full = place.topic(topic)
-    count = to_file(from_topic(place, full, begin, end, partition, user), file, say)
-    say(f"{count:,} records of {full} in {file}")
-
-
-def bundle(
-    path: Annotated[Path, typer.Argument(help="The folder to write; must not exist yet.", show_default=False)],
-    run_folder: RunFolderOption,
-    first: Annotated[
-        int | None,
-        typer.Option(
-            "--from", metavar="STEP", help="Checkpoint to start at.  [default: the oldest kept]", show_default=False
-        ),
-    ] = None,
-    last: Annotated[
-        int | None,
-        typer.Option("--to", metavar="STEP", help="Checkpoint to end at.  [default: the newest]", show_default=False),
-    ] = None,
-) -> None:
-    """Record the training between two checkpoints of a run as a folder that `onerec train --replay` trains again.
-
-    It holds the starting checkpoint, the histories as of the start, sessions, groups, journal, index snapshots and settings,
-    with checksums, and what machine, torch build, threads and sources made it. The run may go on meanwhile; its Kafka must
-    still hold the interval.
-    """
-    from benchmarks.harness import commit
-    from deploy.local.run_folder import RunFolder as Folder
-    from trainer.bundle import write_bundle
-
-    written = write_bundle(Folder.open(run_folder).path, path, first, last, commit(), on_progress=say).manifest
-    counts = f"{written.sessions:,} session records and {written.groups:,} group records"
-    say(f"steps {written.first} to {written.last} of {written.run} in {path}: {counts}")
 
 
 @replays.command(DEFAULT)
@@ -150,21 +76,22 @@ def records(
         return
     if not to_topic:
         raise ValueError("--to-topic must name the topic to put the records on")
-    begin, end = _points(first, last)
+    begin, end = points(first, last)
     from deploy.data.putting import Target, check_target, put
     from deploy.data.recorded import from_file, from_topic
+    from deploy.local.prepare import paced
 
     if Path(source).is_file():
         found = from_file(Path(source), begin, end, partition, user, run_folder)
-        place = _place(run_folder, kafka, prefix)
+        place = place_of(run_folder, kafka, prefix)
     elif source.endswith(".gz") or "/" in source:
         raise ValueError(f"{source} does not exist")
     else:
-        place = _place(run_folder, kafka, prefix)
+        place = place_of(run_folder, kafka, prefix)
         found = from_topic(place, place.topic(source), begin, end, partition, user)
     target = Target.open(place, place.topic(to_topic))
     how = check_target(found, target)
-    outcome = put(found, target, speed, dry_run, say)
+    outcome = put(found, target, speed, dry_run, paced(say))
     done = f"{outcome.put.total():,} records of {found.topic} {'would be put' if dry_run else 'put'} on {target.topic}"
     say(f"{done}, {how}; {outcome.there:,} were there already")
 
@@ -197,7 +124,7 @@ def dead_letters(
         raise ValueError("--write, --reason and --topic show letters; they do not go with a file of repaired messages")
     if write is not None and write.exists():
         raise ValueError(f"{write} exists already: choose another name, or remove it")
-    place = _place(run_folder, kafka, prefix)
+    place = place_of(run_folder, kafka, prefix)
     if file is None:
         letters = read_letters(place, reason, topic)
         for one in letters:
@@ -206,27 +133,9 @@ def dead_letters(
             write_repairs(letters, write)
         say(f"{len(letters):,} dead letters" + (f" in {write}" if write else ""))
         return
-    for name, outcome in put_back(read_repairs(file, place), place, dry_run, say).items():
+    for name, outcome in put_back(read_repairs(file, place), place, dry_run).items():
         done = f"{outcome.put.total():,} repaired messages {'would be put' if dry_run else 'put'} on {name}"
         say(f"{done}; {outcome.there:,} were there already")
-
-
-def _points(first: str | None, last: str | None) -> tuple[Point | None, Point | None]:
-    import time
-
-    from deploy.data.interval import point
-
-    now_ms = time.time_ns() // 1_000_000
-    return (
-        None if first is None else point("--from", first, now_ms),
-        None if last is None else point("--to", last, now_ms),
-    )
-
-
-def _place(run_folder: Path | None, kafka: str, prefix: str) -> Place:
-    from deploy.data.place import Place
-
-    return Place.of(run_folder, kafka, prefix)
 
 
 def _replay_log(path: Path, run_folder: Path | None, kafka: str, prefix: str, partitions: int, speed: float) -> None:

@@ -62,10 +62,16 @@ def train(
         Path | None,
         typer.Option("--into", help="A new folder for it.  [default: a temporary one, removed]", show_default=False),
     ] = None,
+    kafka: Annotated[
+        str,
+        typer.Option("--kafka", metavar="HOST:PORT", help="Take a bundle's records from topics here.", show_default=False),
+    ] = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="First part of these topics' names.")] = "onerec",
 ) -> None:
     """Run the trainer of a run; it resumes from the newest checkpoint.
 
-    With --replay it trains the interval of a bundle (`onerec bundle`) once more, with no broker and nothing else running;
+    With --replay it trains the interval of a bundle (`onerec bundle`) once more, with no broker and nothing else running
+    (with --kafka, from topics on which `onerec replay` put the bundle's records);
     with --replay-journal, the steps between two checkpoints of a run whose Kafka still holds their sessions. Both compare
     what comes out with what was recorded: exit code 0 if parameters and optimizer are bit for bit the same, 1 if not.
     """
@@ -74,6 +80,8 @@ def train(
         raise ValueError("--from and --to belong to --replay-journal")
     if not retrains and into is not None:
         raise ValueError("--into belongs to --replay and --replay-journal")
+    if kafka and replay is None:
+        raise ValueError("--kafka belongs to --replay")
     if (run_folder is None) == (replay is None):
         raise ValueError("train needs either --run-folder or --replay BUNDLE")
     if run_folder is not None and not retrains:
@@ -82,7 +90,7 @@ def train(
     from deploy.local.run_folder import RunFolder
 
     if replay is not None:
-        raise typer.Exit(replay_and_tell(replay, into))
+        raise typer.Exit(replay_and_tell(replay, into, kafka, prefix))
     assert run_folder is not None
     raise typer.Exit(retrain_and_tell(RunFolder.open(run_folder).path, into, first, last))
 

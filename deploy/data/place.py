@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.endpoints import Endpoints
-from common.kafka_client import StreamError
-from common.log_interval import held_ranges
 from common.stream import TOPICS, topic_name
 from deploy.local.preflight import check_kafka
 from deploy.local.run_folder import RunFolder
@@ -45,17 +43,6 @@ class Place:
     def topic(self, name: str) -> str:
         """One of the loop's topics by its short name; any other name is the full one already."""
         return topic_name(self.prefix, name) if name in TOPICS else name
-
-    def partitions(self, topic: str) -> int:
-        """How many a topic has.
-
-        Raises:
-            ValueError: there is no such topic.
-        """
-        try:
-            return len(held_ranges(self.kafka, topic, self.timeout_s))
-        except StreamError as error:
-            raise ValueError(str(error)) from error
 
 
 def short_name(topic: str) -> str:

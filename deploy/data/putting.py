@@ -43,13 +43,12 @@ class Target:
         """Read a topic's origins.
 
         Raises:
-            ValueError: there is no such topic.
+            StreamError: there is no such topic, or the broker does not answer.
         """
-        partitions = place.partitions(topic)
         held = held_ranges(place.kafka, topic, place.timeout_s)
         records = records_between(place.kafka, topic, held, place.timeout_s)
         origins = {origin for record in records if (origin := origin_of(record))}
-        return Target(place, log_identity(place.kafka, topic, place.timeout_s), topic, partitions, origins)
+        return Target(place, log_identity(place.kafka, topic, place.timeout_s), topic, len(held), origins)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.history import Ranges
-from common.log_interval import records_between
+from common.log_interval import partition_count, records_between
 from common.record_file import RecordFile, RecordFileHeader, write_records
 from common.stream import Record, log_identity
 from deploy.data.interval import Point, check_offset, interval
@@ -44,7 +44,7 @@ def from_topic(
         ValueError, StreamError: as `deploy.data.interval.interval`; the topic's records are no user's.
     """
     ranges = interval(place, topic, first, last, partition)
-    count = place.partitions(topic)
+    count = partition_count(place.kafka, topic, place.timeout_s)
     records: Iterable[Record] = records_between(place.kafka, topic, ranges, place.timeout_s)
     if user is not None:
         records = filter(of_user(short_name(topic), user, count, place.run_folder), records)

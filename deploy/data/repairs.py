@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +98,11 @@ def read_repairs(path: Path, place: Place) -> list[tuple[Repair, Message]]:
     return repairs
 
 
-def put_back(
-    repairs: list[tuple[Repair, Message]],
-    place: Place,
-    dry_run: bool = False,
-    on_progress: Callable[[str], None] = lambda _: None,
-) -> dict[str, Outcome]:
+def put_back(repairs: list[tuple[Repair, Message]], place: Place, dry_run: bool = False) -> dict[str, Outcome]:
     """Put valid messages on the topics that they came from, in their users' partitions; what became of them, by topic.
 
     Raises:
-        ValueError: a topic does not exist.
-        StreamError: the broker did not acknowledge; what is missing is put when it is tried again.
+        StreamError: a topic does not exist, or the broker did not acknowledge; tried again, it puts what is missing.
     """
     outcomes = {}
     for topic in sorted({repair.topic for repair, _ in repairs}):
@@ -117,7 +110,7 @@ def put_back(
         records = [_record(repair, message, log, target.partitions) for repair, message in repairs if repair.topic == topic]
         ranges = {0: (0, len(records))}
         source = Source(log, topic, target.partitions, ranges, None, records)
-        outcomes[topic] = put(source, target, dry_run=dry_run, on_progress=on_progress)
+        outcomes[topic] = put(source, target, dry_run=dry_run)
     return outcomes
 
 

@@ -148,6 +148,6 @@ def _told(record: Record, kind: Kind, as_json: bool) -> str:
         "timestamp_ms": record.timestamp_ms,
         "key": text_of(record.key),
     }
-    invalid = isinstance(message, str)
-    body = {"invalid": message, "value": text_of(record.value)} if invalid else {"message": message.model_dump(mode="json")}
-    return json.dumps(where | body)
+    if isinstance(message, str):
+        return json.dumps(where | {"invalid": message, "value": text_of(record.value)})
+    return json.dumps(where | {"message": message.model_dump(mode="json")})

@@ -16,24 +16,30 @@ from benchmarks.harness import commit
 from deploy.local.run_folder import RunFolder
 from deploy.local.statistics import RunStatistics
 from trainer.bundle import Bundle, BundleManifest
+from trainer.recorded_log import ReplayedLog
 from trainer.retrain import OnStep, Retrained, check_free, replay, retrain
 
+TIMEOUT_S = 30.0
 SHOWN = 8
 """Tensors that are named when more of them differ."""
 Line = dict[str, Any]
 
 
-def replay_and_tell(path: Path, into: Path | None) -> int:
-    """Train a bundle's interval offline, print how it compares; the exit code: 0 if all is bit for bit the same, 1 if not.
+def replay_and_tell(path: Path, into: Path | None, kafka: str = "", prefix: str = "") -> int:
+    """Train a bundle's interval, print how it compares; the exit code: 0 if all is bit for bit the same, 1 if not.
+
+    With ``kafka`` the records come from the topics there on which the bundle's were put, otherwise from the bundle.
 
     Raises:
         ValueError: the bundle is cut or altered, or ``into`` is taken.
+        StreamError: the topics do not hold the interval.
     """
     bundle = Bundle.open(path)
     if into is not None:
         check_free(into)
     Console(stderr=True).print(_origin(bundle.manifest), highlight=False, soft_wrap=True)
-    return _tell(path, into, lambda target, on_step: replay(bundle, target, on_step))
+    log = ReplayedLog(path, kafka, prefix, TIMEOUT_S) if kafka else None
+    return _tell(path, into, lambda target, on_step: replay(bundle, target, on_step, log))
 
 
 def retrain_and_tell(run: Path, into: Path | None, first: int | None, last: int | None) -> int:

@@ -42,8 +42,8 @@ class Up:
             )
         return Up(process, RunFolder(folder / "run"), mark, output)
 
-    def until(self, ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+    def until(self, ready: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
         while not ready():
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, self.output.read_text()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import xxhash
 
 from common.history import HistoryStore
 from common.record_file import RecordFile
-from common.stream import create_topics, topic_name
+from common.stream import Producer, create_topics, topic_name
 from tests.deploy.cli.in_process import is_told, onerec
 from tests.trainer.tiny_run import TinyRun
 from trainer import checkpoint as ck
@@ -103,6 +105,22 @@ def test_the_commands_record_an_interval_and_compare_its_replay(
     assert rewards[2] == rewards[3]
     assert float(rewards[2]) > 0
     assert f"steps {first} to {last} of {killed.run}" in done.err
+
+
+def test_its_records_are_trained_bit_for_bit_from_topics_they_were_put_on_again(
+    bundle: Bundle, kafka: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their origins: the target holds other records, too, and the positions there are others."""
+    prefix = f"again{secrets.token_hex(4)}"
+    create_topics(kafka, prefix, 2, 10.0)
+    with closing(Producer(kafka, 10.0)) as producer:
+        producer.send(f"{prefix}.sessions", b"{}", 0)
+    for name in ("sessions", "rollout-groups"):
+        file = bundle.path / f"{name}.jsonl.gz"
+        done = onerec(capsys, "replay", file, "--to-topic", name, "--kafka", kafka, "--prefix", prefix)
+        assert done.code == 0, done.err
+    done = onerec(capsys, "train", "--replay", bundle.path, "--kafka", kafka, "--prefix", prefix)
+    assert (done.code, done.out.partition(":")[0]) == (0, "bit for bit as recorded"), done.err
 
 
 def test_another_torch_is_told_before_training(

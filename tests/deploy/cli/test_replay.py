@@ -137,3 +137,14 @@ def test_only_sessions_can_be_distributed_anew(capsys: Capture, source: Topics) 
     where = three.where()
     command = ("replay", one.name("rollout-groups"), "--to-topic", "rollout-groups", *where)
     is_told(capsys, *command, about="only sessions can be distributed anew")
+
+
+@pytest.mark.parametrize("command", ["export", "bundle", "replay", "replay records", "replay dead-letters", "tail"])
+def test_every_command_has_help(capsys: Capture, command: str) -> None:
+    done = onerec(capsys, *command.split(), "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"onerec {command}" in done.out
+
+
+def test_options_of_exported_files_are_refused_for_a_session_log(capsys: Capture, tmp_path: Path) -> None:
+    is_told(capsys, "replay", tmp_path, "--from", "-2h", about="is a session log: --to-topic, --from")

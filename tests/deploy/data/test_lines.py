@@ -14,7 +14,12 @@ GROUP: dict[str, Any] = {
     "parameter_version": 40, "tokenizer_version": "t", "index_version": 2, "sampler": Sampler(),
     "requested_ms": 0, "produced_ms": 0,
 }  # fmt: skip
-CANDIDATES = {"codes": [[1], [2]], "log_probs": [[-1.0], [-2.0]], "item_ids": [5, -1], "rewards": [0.25, None]}
+CANDIDATES: dict[str, Any] = {
+    "codes": [[1], [2]],
+    "log_probs": [[-1.0], [-2.0]],
+    "item_ids": [5, -1],
+    "rewards": [0.25, None],
+}
 
 
 def said(message: Message | str) -> str:
