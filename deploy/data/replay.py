@@ -89,9 +89,19 @@ class _Entry:
         return "items", 0, str(self.message.item.item_id).encode()
 
 
-def _entries(log: SessionLog, days: tuple[int, int | None]) -> Iterator[_Entry]:
-    sessions = (_Entry(session.time_ms, session) for session in log.sessions(*days))
-    return heapq.merge(sessions, _new_items(log, days[0]), key=lambda entry: entry.time_ms)
+def _entries(log: SessionLog, days: tuple[int, int | None]) -> Iterator[tuple[_Entry, int]]:
+    """What is sent, and when it is due: in its own time, but an item that is published after the last session with that."""
+    ended_ms: list[int] = []
+
+    def sessions() -> Iterator[_Entry]:
+        time_ms = 0
+        for session in log.sessions(*days):
+            time_ms = session.time_ms
+            yield _Entry(time_ms, session)
+        ended_ms.append(time_ms)
+
+    for entry in heapq.merge(sessions(), _new_items(log, days[0]), key=lambda entry: entry.time_ms):
+        yield entry, min([entry.time_ms, *ended_ms])
 
 
 def _new_items(log: SessionLog, first_day: int) -> Iterator[_Entry]:
@@ -107,12 +117,12 @@ def _batches(log: SessionLog, days: tuple[int, int | None], speed: float) -> Ite
     """What is due, in batches of at most `BATCH`; sleeps until the next message is due."""
     clock = Clock(speed)
     batch: list[_Entry] = []
-    for entry in _entries(log, days):
-        wait = clock.ahead_s(entry.time_ms)
+    for entry, due_ms in _entries(log, days):
+        wait = clock.ahead_s(due_ms)
         if batch and (wait > TICK_S or len(batch) == BATCH):
             yield batch
             batch = []
-            wait = clock.ahead_s(entry.time_ms)
+            wait = clock.ahead_s(due_ms)
         if wait > TICK_S:
             time.sleep(wait)
         batch.append(entry)

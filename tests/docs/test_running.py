@@ -102,7 +102,9 @@ def left_out(command: Command) -> bool:
 
 
 def goes_on(words: list[str]) -> bool:
-    return "--follow" in words or "-f" in words or words[1] == "dashboard" or (words[1] == "up" and "--speed" in words)
+    return (
+        "--follow" in words or "-f" in words or words[1] in {"dashboard", "top"} or (words[1] == "up" and "--speed" in words)
+    )
 
 
 @pytest.mark.parametrize("page", NAMES)

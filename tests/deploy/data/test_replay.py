@@ -98,6 +98,13 @@ def test_a_paced_replay_takes_its_share_of_the_time(tmp_path: Path, kafka: str, 
     assert len(read(kafka, prefix, 6)) == 6
 
 
+@pytest.mark.timeout(60)
+def test_a_paced_replay_does_not_wait_for_items_after_its_last_session(tmp_path: Path, kafka: str, prefix: str) -> None:
+    a_day_later = Item(item_id=1, publish_ms=NOON + DAY_MS)
+    replay(make_log(tmp_path / "log", [NOON, NOON + 600], [a_day_later]), kafka, prefix, PARTITIONS, speed=4.0)
+    assert [record.timestamp_ms for record in read(kafka, prefix, 1, "items")] == [NOON + DAY_MS]
+
+
 def test_what_a_failure_leaves_unsure_is_sent_again(
     tmp_path: Path, kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
