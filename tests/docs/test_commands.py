@@ -13,7 +13,15 @@ import typer
 from deploy.cli.main import app
 from tests.docs.printed import NAMES, ROOT, Command, commands
 
-STAND_INS = {"N": "1", "STEP": "100", "TIME": "2022-05-01T00:00:00Z", "OFFSET": "5", "HOST:PORT": "127.0.0.1:9092"}
+STAND_INS = {
+    "N": "1",
+    "P": "0",
+    "OFFSET+1": "6",
+    "STEP": "100",
+    "TIME": "2022-05-01T00:00:00Z",
+    "OFFSET": "5",
+    "HOST:PORT": "127.0.0.1:9092",
+}
 """For words in capitals that stand for something other than a path or a name."""
 
 MAKE = shutil.which("make") or "make"
