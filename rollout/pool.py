@@ -22,7 +22,7 @@ Work = TypeVar("Work")
 log = logging.getLogger(__name__)
 
 
-class ActorProcess(RolloutWorker):
+class RolloutProcess(RolloutWorker):
     """A worker in a process of its own, with a log of its own."""
 
     def __init__(self, name: str, run_folder: str) -> None:
@@ -30,7 +30,7 @@ class ActorProcess(RolloutWorker):
         super().__init__(name, run_folder)
 
 
-RolloutActor = ray.remote(ActorProcess)
+RolloutActor = ray.remote(RolloutProcess)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,8 @@ def test_what_is_printed_becomes_records_line_by_line(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(
-    "prefix", ["\x1b[36m(ActorProcess pid=30091)\x1b[0m ", "(ActorProcess pid=7, ip=10.0.0.2) ", "(ActorProcess pid=7) "]
+    "prefix",
+    ["\x1b[36m(RolloutProcess pid=30091)\x1b[0m ", "(RolloutProcess pid=7, ip=10.0.0.2) ", "(RolloutProcess pid=7) "],
 )
 def test_an_actors_json_line_is_passed_on_without_its_prefix(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     stream, line = io.StringIO(), '{"time": "2026-01-01T00:00:00.000+00:00", "message": "hello"}\n'

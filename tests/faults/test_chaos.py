@@ -60,7 +60,7 @@ def pid_of(up: Up, part: str) -> int:
 
 def actors(up: Up) -> list[int]:
     """Process ids of the rollout actors."""
-    return [process.pid for process in up.processes() if process.name().startswith("ray::RolloutWork")]
+    return [process.pid for process in up.processes() if process.name().startswith("ray::RolloutProc")]
 
 
 def kill_part(part: str) -> Callable[[Up, random.Random], None]:
@@ -68,10 +68,12 @@ def kill_part(part: str) -> Callable[[Up, random.Random], None]:
 
 
 def kill_an_actor(up: Up, rng: random.Random) -> None:
+    up.until(lambda: bool(actors(up)))
     os.kill(rng.choice(actors(up)), signal.SIGKILL)
 
 
 def kill_all_actors(up: Up, _: random.Random) -> None:
+    up.until(lambda: bool(actors(up)))
     for pid in actors(up):
         os.kill(pid, signal.SIGKILL)
 
