@@ -88,7 +88,7 @@ class RecordFile:
 def write_records(
     path: Path, header: RecordFileHeader, records: Iterable[Record], on_record: Callable[[int], None] = lambda _: None
 ) -> int:
-    """Write a file that is there as a whole or not at all; the number of its records.
+    """Write a file that only its owner reads, as a whole or not at all; the number of its records.
 
     ``on_record`` hears how many have been written, every `TELL_EVERY`.
 
@@ -99,7 +99,7 @@ def write_records(
         raise RecordFileError(f"{path} exists already: choose another name, or remove it")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("xb") as raw:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
             count = _write(raw, header, records, on_record)
             raw.flush()
             os.fsync(raw.fileno())

@@ -64,11 +64,11 @@ def _request(request: RolloutRequest) -> str:
 
 
 def _group(group: RolloutGroup) -> str:
-    head = f"for session {group.partition}/{group.offset}  version {group.parameter_version}"
+    head = f"session {group.partition}/{group.offset}  version {group.parameter_version}"
     if group.failure:
         return f"{head}  FAILED: {group.failure}"
     rewards = [reward for reward in group.rewards if reward is not None]
-    mean = f", mean reward {sum(rewards) / len(rewards):.4f}" if rewards else ""
+    mean = f", reward {sum(rewards) / len(rewards):.4f}" if rewards else ""
     return f"{head}  {len(group.codes)} candidates, {len(rewards)} legal{mean}"
 
 

@@ -71,6 +71,7 @@ def write_repairs(letters: list[DeadLetter], path: Path) -> None:
         Repair(topic=one.topic, partition=one.partition, offset=one.offset, reason=one.reason, message=_content(one))
         for one in letters
     ]
+    path.touch(mode=0o600)  # they hold what users did
     path.write_text("".join(json.dumps(repair.model_dump()) + "\n" for repair in repairs))
 
 

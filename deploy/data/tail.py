@@ -102,8 +102,8 @@ def tail_statistics(run: Path, filters: Filters, last: int, follow: bool, as_jso
         lines = _of_version(file.lines(), filters.version)
 
 
-def _of_version(lines: list[dict[str, Any]], version: int | None) -> list[dict[str, Any]]:
-    return lines if version is None else [line for line in lines if line.get("version") == version]
+def _of_version(lines: Iterable[dict[str, Any]], version: int | None) -> Iterable[dict[str, Any]]:
+    return lines if version is None else (line for line in lines if line.get("version") == version)
 
 
 def _newest(

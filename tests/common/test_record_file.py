@@ -22,6 +22,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     file = RecordFile.open(path)
     assert (file.header, file.count, list(file)) == (HEADER, 3, RECORDS)
     assert [p.name for p in tmp_path.iterdir()] == ["some.jsonl.gz"]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 @given(st.binary())
