@@ -21,7 +21,7 @@ def test_a_paced_replay_waits_for_each_record_and_puts_all(kafka: str, monkeypat
     place = Place(kafka, prefix, TIMEOUT_S)
     outcome = put(source, Target.open(place, place.topic("items")), speed=1.0)
     assert (outcome.put, outcome.there) == ({0: 3}, 0)
-    assert [round(wait_s / 60) for wait_s in waits] == [1, 2]
+    assert [round(wait_s / 60) for wait_s in waits if wait_s > 10] == [1, 2]
     assert len(Target.open(place, place.topic("items")).origins) == 3
 
 
