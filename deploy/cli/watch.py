@@ -14,7 +14,6 @@ from deploy.cli.console import RunFolderOption
 if TYPE_CHECKING:
     from deploy.local.run_folder import RunFolder
 
-RUNS = Path("runs")
 WRONG = 1
 Run = Annotated[Path | None, typer.Argument(help="The run's folder.  [default: the newest under runs/]", show_default=False)]
 
@@ -101,9 +100,4 @@ def chosen_run(given: Path | None) -> RunFolder:
     """
     from deploy.local.run_folder import RunFolder
 
-    if given is not None:
-        return RunFolder.open(given)
-    made = list(RUNS.glob("*/settings.json"))
-    if not made:
-        raise ValueError("there is no run under runs/: name its folder, or start one with onerec up")
-    return RunFolder.open(max(made, key=lambda file: file.stat().st_mtime).parent)
+    return RunFolder.newest() if given is None else RunFolder.open(given)
