@@ -9,9 +9,11 @@ unblocked by: its answer; `done` with ``wait`` waits for it
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from common.metrics import (
@@ -72,4 +74,12 @@ def show_checkpoint(folder: Path) -> None:
     TRAINER_CHECKPOINT_STEP.set(int(folder.name))
     TRAINER_CHECKPOINT_TIMESTAMP.set(max(file.st_mtime for file in files))
     TRAINER_CHECKPOINT_BYTES.set(sum(file.st_size for file in files))
-    TRAINER_DISK_FREE.set_function(lambda: shutil.disk_usage(folder.parent).free)
+    TRAINER_DISK_FREE.set_function(partial(_free_bytes, folder.parent))
+
+
+def _free_bytes(folder: Path) -> float:
+    """Space left where a folder is; no number where it is gone, which must not take the other metrics along."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return math.nan

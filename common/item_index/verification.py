@@ -66,7 +66,9 @@ class Verifier:
             asks.flush()
         except BrokenPipeError:
             return f"{snapshot} could not be verified: the process that verifies ended"
-        if not select.select([answers], [], [], TIMEOUT_S)[0]:
+        waiting = select.poll()  # select itself ends at file 1023
+        waiting.register(answers, select.POLLIN)
+        if not waiting.poll(1000 * TIMEOUT_S):
             self._process.kill()
             self._process.wait()
             return f"{snapshot} could not be verified within {TIMEOUT_S:.0f} s"

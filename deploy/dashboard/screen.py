@@ -82,8 +82,8 @@ def spark(points: Points) -> str:
     cuts = [len(values) * k // width for k in range(width + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
     least, most = min(means), max(means)
-    scale = (len(BARS) - 1) / (most - least) if most > least else 0
-    return "".join(BARS[round((mean - least) * scale)] for mean in means)
+    height = (most - least) or 1.0
+    return "".join(BARS[round((mean - least) / height * (len(BARS) - 1))] for mean in means)
 
 
 def _title(state: LoopState) -> Text:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -48,6 +50,8 @@ def test_the_newest_checkpoint_is_on_the_metrics(commits: BackgroundCommit, tmp_
     assert REGISTRY.get_sample_value("onerec_trainer_checkpoint_timestamp_seconds") == written
     assert REGISTRY.get_sample_value("onerec_trainer_checkpoint_bytes") == 7
     assert REGISTRY.get_sample_value("onerec_trainer_disk_free_bytes")
+    shutil.rmtree(tmp_path)
+    assert math.isnan(REGISTRY.get_sample_value("onerec_trainer_disk_free_bytes") or 0.0)
 
 
 def test_a_full_disk_is_told_and_the_next_commit_is_tried(

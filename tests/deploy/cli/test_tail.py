@@ -109,7 +109,11 @@ def test_mistakes_are_told(capsys: Capture, run: Path, tmp_path: Path) -> None:
 @contextmanager
 def following(run: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "deploy.cli.main", "tail", *arguments, "-f", "--run-folder", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+    pipe = subprocess.PIPE
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child would inherit that it is ignored
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ)
+    signal.signal(signal.SIGINT, heard)
+    with process:
         try:
             yield process
         finally:
