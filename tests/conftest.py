@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ import torch
 from deploy.local.embedded import Broker, start_kafka, start_redis
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+FILES = 8192
+"""A worker exempts what it has loaded from garbage collection, once in its life. Here many begin in one process, and the
+files of their item indexes stay open to the end: more than the 1,024 that many machines start with."""
+fewest, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(fewest, min(FILES, most)) if most > 0 else fewest, most))
 
 
 @pytest.fixture(scope="session")

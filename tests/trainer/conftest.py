@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from threading import Event
 
 import pytest
@@ -12,13 +10,6 @@ from tests.trainer.fake_fleet import FakeFleet
 from tests.trainer.test_loop import COUNT, kill, start, wait_for_steps
 from tests.trainer.tiny_run import TinyRun, stream_sessions
 from trainer.__main__ import train
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _indexes_let_go() -> Iterator[None]:
-    """Trainers that ended in this process are cycles, which hold every file of their item indexes open until collected."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="session")
