@@ -17,7 +17,8 @@ FILES = 8192
 """A worker exempts what it has loaded from garbage collection, once in its life. Here many begin in one process, and the
 files of their item indexes stay open to the end: more than the 1,024 that many machines start with."""
 fewest, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (max(fewest, min(FILES, most)) if most > 0 else fewest, most))
+allowed = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(fewest, allowed), most))
 
 
 @pytest.fixture(scope="session")
