@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.run_folder import read_json
+from deploy.local.run_folder import RunFolder, read_json
 from tests.docs.printed import NAMES, Command, commands
 from tests.loop.up import Up
+from trainer.checkpoint import committed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 LEFT_OUT = {
@@ -56,20 +57,16 @@ class Place:
         self.log = folder / "log"
         self.finish(["onerec", "simulate", "--profile", "test", "--out", str(self.log)])
         self.up = Up.start(folder, *SLOWLY)
-        self.up.until(lambda: self.up.run.ready_file("recommend").exists() and self.up.run.endpoints.exists())
+        self.up.until(lambda: self.up.run.ready_file("recommend").exists() and len(committed(self.up.run.checkpoints)) > 1)
         self.newest = self.up.run.path
         (folder / "runs").mkdir()
         (folder / "runs" / "newest").symlink_to(self.up.run.path)
 
     def words(self, command: Command) -> list[str]:
         """The command with its stand-ins."""
-        stand_ins = {
-            "RUN": str(self.up.run.path),
-            "FOLDER": str(self.log),
-            "OUT": "out",
-            "FILE": "file.json",
-            "demo": "test",
-        }
+        run = str(self.up.run.path)
+        stand_ins = {"RUN": run, "OTHER": run, "FOLDER": str(self.log), "FILE": "file.json", "demo": "test"}
+        stand_ins |= {"8,64,512": "8,64"}  # of the few semantic IDs that there are
         address: str = read_json(self.newest / "ready" / "recommend.json").get("url", "")
         return [stand_ins.get(word, word.replace("ADDRESS", address)) for word in command.words]
 
@@ -84,7 +81,8 @@ class Place:
         self.started.append(process)
         if words[1] == "up":
             self.newest = self.folder / words[words.index("--run-folder") + 1]
-            self._await(lambda: (self.newest / "ready" / "recommend.json").exists(), process)
+            checkpoints = RunFolder(self.newest).checkpoints
+            self._await(lambda: len(committed(checkpoints)) > 1, process)
         else:
             time.sleep(5.0)  # it has told no mistake by then
             assert process.poll() is None, " ".join(words)
@@ -123,7 +121,7 @@ def goes_on(words: list[str]) -> bool:
 
 @pytest.mark.parametrize("page", NAMES)
 def test_a_page_can_be_typed(page: str, place: Place) -> None:
-    for name in ("out", "tokenizer", "BUNDLE", "FOLDER"):
+    for name in ("OUT", "BALANCED", "ALIGNED", "BUNDLE", "FOLDER"):
         shutil.rmtree(place.folder / name, ignore_errors=True)
     for command in commands(page):
         if command.block and not left_out(command):
