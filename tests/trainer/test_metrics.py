@@ -44,7 +44,7 @@ def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_pa
         value(f"onerec_trainer_group_{name}") for name in ("legal_ratio_sum", "legal_ratio_count", "reward_number_sum")
     ]
     with Statistics(tmp_path / "stats.jsonl", run) as statistics:
-        assert 'onerec_trainer_groups_total{reason="index_gone"} 0.0' in render().decode()
+        assert 'onerec_trainer_groups_total{reason="index_gone"}' in render().decode()
         assert 'onerec_trainer_dead_letters_total{topic="p.sessions"}' in render().decode()
         run.step = 1
         run.counters.update({"sessions.consumed": 4, "groups.stale": 1})
