@@ -36,6 +36,7 @@ LEFT_OUT = {
     "onerec export rollout-groups groups.jsonl.gz": "names offsets of some run",
     "onerec export sessions morning.jsonl.gz": "names a morning of some run",
     "onerec replay sessions --run-folder": "names hours of some run",
+    "onerec replay sessions.jsonl.gz": "needs a second run; its test has a second topic",
     "onerec bundle BUNDLE --run-folder RUN --from": "names steps of some run",
     "onerec train --replay BUNDLE --kafka": "needs a second Kafka; its test has one",
     "onerec replay dead-letters letters.jsonl": "needs letters that somebody has mended; its test mends some",
@@ -65,7 +66,7 @@ class Place:
     def words(self, command: Command) -> list[str]:
         """The command with its stand-ins."""
         run = str(self.up.run.path)
-        stand_ins = {"RUN": run, "OTHER": run, "FOLDER": str(self.log), "FILE": "file.json", "demo": "test"}
+        stand_ins = {"RUN": run, "FOLDER": str(self.log), "FILE": "file.json", "demo": "test"}
         stand_ins |= {"8,64,512": "8,64"}  # of the few semantic IDs that there are
         address: str = read_json(self.newest / "ready" / "recommend.json").get("url", "")
         return [stand_ins.get(word, word.replace("ADDRESS", address)) for word in command.words]
