@@ -122,7 +122,7 @@ def goes_on(words: list[str]) -> bool:
 
 @pytest.mark.parametrize("page", NAMES)
 def test_a_page_can_be_typed(page: str, place: Place) -> None:
-    for name in ("OUT", "BALANCED", "ALIGNED", "BUNDLE", "FOLDER"):
+    for name in ("OUT", "BALANCED", "ALIGNED", "BUNDLE", "AGAIN"):
         shutil.rmtree(place.folder / name, ignore_errors=True)
     for command in commands(page):
         if command.block and not left_out(command):
