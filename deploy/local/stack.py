@@ -7,7 +7,7 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +25,7 @@ MAX_RESTARTS = 5
 RESTARTS_S = 600.0
 """A part that dies more than `MAX_RESTARTS` times within this time will not be mended by starting it once more."""
 TICK_S = 0.5
-STOP_ORDER = ("dashboard", "replay", "recommend", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka")
+STOP_ORDER = ("replay", "recommend", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka", "dashboard")
 STOP_S = {"trainer": 60.0, "learner": 60.0, "tokenizer": 60.0, "rollout": 30.0}
 WORKERS = {
     "trainer": "trainer",
@@ -134,9 +134,16 @@ class Stack:
                 self._ended(name, child, code)
             self.children["trainer"].wait(TICK_S)
 
+    def stop_loop(self) -> None:
+        """Stop all processes of the loop, readers of a stream before what they read from; the web page goes on."""
+        self._stop([name for name in STOP_ORDER if name not in SPARE])
+
     def stop(self) -> None:
-        """Stop all processes, readers of a stream before what they read from; leaves none running."""
-        for name in STOP_ORDER:
+        """Stop all processes; leaves none running."""
+        self._stop(STOP_ORDER)
+
+    def _stop(self, names: Sequence[str]) -> None:
+        for name in names:
             child = self.children.pop(name, None)
             if child is not None:
                 child.terminate(STOP_S.get(name, 10.0))

@@ -64,11 +64,14 @@ def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, re
     console = Console(stderr=True)
     console.print(f"run folder {run.path}", highlight=False, soft_wrap=True)
     try:
-        with _signals(partial(note_end, run, "interrupted")), View(console, partial(note_phase, run)) as view:
-            with Stack(run, settings, speed) as stack:
-                stack.start_brokers()
-                _lanes(run, view, PREPARATION)
-                _stream(run, settings, stack, view)
+        with (
+            _signals(partial(note_end, run, "interrupted")),
+            View(console, partial(note_phase, run)) as view,
+            Stack(run, settings, speed) as stack,
+        ):
+            stack.start_brokers()
+            _lanes(run, view, PREPARATION)
+            _stream(run, settings, stack, view)
             _lanes(run, view, JUDGEMENT)
     except Stopped as stopped:
         console.print(
@@ -118,6 +121,7 @@ def _stream(run: RunFolder, settings: Settings, stack: Stack, view: View) -> Non
     stack.watch(lambda: view.details(loop_details(figures.read(), stack.restarts)))
     view.phase("stopping")
     _keep_dead_letters(run, settings, stack)
+    stack.stop_loop()
 
 
 def _page_told(stack: Stack) -> str:

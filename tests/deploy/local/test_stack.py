@@ -66,6 +66,17 @@ def test_a_page_that_keeps_dying_is_left_alone_and_the_loop_goes_on(run: RunFold
     assert read_json(run.stack) == {"restarts": {"trainer": 0, "dashboard": MAX_RESTARTS}}
 
 
+def test_the_page_outlives_the_loop_but_not_the_run(run: RunFolder) -> None:
+    with Stack(run, SETTINGS, 0.0) as stack:
+        for name in ("trainer", "kafka", "dashboard"):
+            stack._start(name, sleeps())
+        children = dict(stack.children)
+        stack.stop_loop()
+        assert {name for name, child in children.items() if child.alive} == {"dashboard"}
+        assert read_json(run.processes).keys() == {"dashboard"}
+    assert not children["dashboard"].alive
+
+
 def test_a_replay_may_end_and_a_trainer_that_is_done_ends_the_watch(run: RunFolder) -> None:
     with Stack(run, SETTINGS, 0.0) as stack:
         stack._start("replay", ends_with(0))
