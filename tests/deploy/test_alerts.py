@@ -49,9 +49,9 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         },
     ),
     "RatioOffOne": ({"onerec_trainer_parity_error_ratio": "0.002+0x60"}, {"onerec_trainer_parity_error_ratio": "1e-6+0x60"}),
-    "LegalityLow": (
-        {"onerec_trainer_group_legal_ratio_sum": "0+8x60", "onerec_trainer_group_legal_ratio_count": "0+10x60"},
-        {"onerec_trainer_group_legal_ratio_sum": "0+9.5x60", "onerec_trainer_group_legal_ratio_count": "0+10x60"},
+    "LegalityFalling": (
+        {"onerec_trainer_group_legal_ratio_sum": "0+9.5x20 196+6x40", "onerec_trainer_group_legal_ratio_count": "0+10x60"},
+        {"onerec_trainer_group_legal_ratio_sum": "0+4.5x60", "onerec_trainer_group_legal_ratio_count": "0+10x60"},
     ),
     "StreamLagGrowing": (
         {'onerec_trainer_stream_lag_records{partition="0"}': "900+60x60"},
