@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from benchmarks.harness import BenchResult, Claim, Floor, Race, copy_rate, seconds
 from common.compute import compute_with
 from common.parameter_channel import CHUNK_BYTES, Follower, Publisher
-from common.policy import Policy, build_policy, load_weights, to_blob
+from common.policy import Policy, build_policy, load_weights, packed_weights, to_blob
 from common.settings import PolicySettings, load_settings
 from deploy.local.embedded import start_redis
 from deploy.local.leash import tie
@@ -129,7 +129,7 @@ def waited_for(policy: Policy, runs: int) -> tuple[list[float], list[float]]:
     weights = torch.frombuffer(bytearray(to_blob(policy)), dtype=torch.uint8)
     blocked, copied = [], []
     for _ in range(runs + 1):  # the first one warms up
-        blocked.append(seconds(lambda: to_blob(policy)))
+        blocked.append(seconds(lambda: packed_weights(policy)))
         copied.append(seconds(weights.clone))
     return blocked[1:], copied[1:]
 

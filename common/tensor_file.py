@@ -7,6 +7,7 @@ import json
 import math
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -28,25 +29,55 @@ KINDS = {
     torch.bool: "BOOL",
 }
 """Types by safetensors' names, in the order in which it puts them."""
+ALIGNMENT = 64
+"""Bytes, of a copy's beginning."""
 
 
-def packed(tensors: dict[str, Tensor]) -> bytes:
+def packed(tensors: dict[str, Tensor]) -> mmap.mmap:
     """The very bytes that ``safetensors.torch.save`` gives, for contiguous tensors on the CPU of `KINDS`.
 
-    It copies every number twice or more, and a training step waits for it; this copies once.
+    It copies every number twice or more, and a training step waits for it; this copies once, in torch's threads.
     """
     order = {kind: place for place, kind in enumerate(KINDS)}
     named = sorted(tensors.items(), key=lambda item: (order[item[1].dtype], item[0]))
     header: dict[str, Any] = {}
-    parts, end = [], 0
+    end = 0
     for name, tensor in named:
-        data = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
-        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + data.nbytes]}
-        parts.append(data)
-        end += data.nbytes
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     told += b" " * (-len(told) % 8)
-    return b"".join((len(told).to_bytes(8, "little"), told, *parts))
+    start = 8 + len(told)
+    memory = _fresh_memory(start + end)
+    memory[:start] = len(told).to_bytes(8, "little") + told
+    numbers = torch.frombuffer(memory, dtype=torch.uint8)[start:]
+    for name, tensor in named:
+        numbers[slice(*header[name]["data_offsets"])].copy_(_bytes_of(tensor))
+    return memory
+
+
+def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of contiguous tensors on the CPU, made as `packed` makes its bytes."""
+    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors.values()]
+    places = torch.frombuffer(_fresh_memory(sum(sizes)), dtype=torch.uint8)[: sum(sizes)].split(sizes)
+    found = {}
+    for (name, tensor), place in zip(tensors.items(), places, strict=True):
+        found[name] = place[: tensor.nbytes].copy_(_bytes_of(tensor)).view(tensor.dtype).view(tensor.shape)
+    return found
+
+
+def _fresh_memory(nbytes: int) -> mmap.mmap:
+    """Memory that was not used before, in large pages where the system has them: to find and clear small ones, one at a
+    time when they are first written to, takes the kernel twice as long as the copy itself."""
+    memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel may be built without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)

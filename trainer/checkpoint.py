@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from common.durable import sync_folder
+from common.tensor_file import Parameters, packed
 from trainer.frontier import FrontierState
 
 POLICY, TRAINER, STATE, MARKER = "policy.safetensors", "trainer.safetensors", "state.json", "COMMITTED"
@@ -78,7 +79,7 @@ class RunState(BaseModel):
 class Checkpoint:
     """One checkpoint's contents."""
 
-    policy: bytes
+    policy: Parameters
     trainer: dict[str, Tensor]
     state: RunState
 
@@ -114,7 +115,7 @@ def _build(building: Path, checkpoint: Checkpoint) -> None:
     building.mkdir(parents=True)
     files = {
         POLICY: checkpoint.policy,
-        TRAINER: safetensors.torch.save(checkpoint.trainer),
+        TRAINER: packed(checkpoint.trainer),
         STATE: checkpoint.state.model_dump_json(indent=1).encode(),
     }
     sums = {name: {"nbytes": len(data), "xxh3_128": xxhash.xxh3_128_hexdigest(data)} for name, data in files.items()}
@@ -192,7 +193,7 @@ def _read_verified(path: Path, name: str) -> bytes:
     return data
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, data: Parameters) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()

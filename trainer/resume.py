@@ -15,11 +15,12 @@ import xxhash
 from common.endpoints import Endpoints
 from common.features import Featurizer
 from common.history import HistoryStore
-from common.policy import build_policy, load_weights, to_blob
+from common.policy import build_policy, load_weights, packed_weights
 from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
 from common.stream import TOPICS, topic_name
+from common.tensor_file import copies
 from trainer.batches import warm_plays, warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
 from trainer.duration_reward import PLAY_TIMES, PlayTimes
@@ -76,7 +77,7 @@ class Run:
 
         With several ranks a collective: all of them call it at the same step.
         """
-        tensors = {f"optimizer.{name}": tensor.clone() for name, tensor in self.training.state_dict().items()}
+        tensors = {f"optimizer.{name}": tensor for name, tensor in copies(self.training.state_dict()).items()}
         tensors |= {f"filter.{name}": torch.from_numpy(array) for name, array in self.session_filter.state().items()}
         tensors |= {f"plays.{name}": torch.from_numpy(array) for name, array in self.play_times.state().items()}
         state = RunState(
@@ -89,7 +90,7 @@ class Run:
             versions=[*self.staleness.versions, self.step],
             counters=dict(self.counters),
         )
-        return gathered(Checkpoint(to_blob(self.training.policy), tensors, state), self.training.ranks)
+        return gathered(Checkpoint(packed_weights(self.training.policy), tensors, state), self.training.ranks)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint's state, as far as it is this rank's."""

@@ -16,7 +16,7 @@ from common.policy.session_decoder import SessionDecoder
 from common.settings import PolicySettings
 from common.tensor_file import Parameters, packed, places
 
-__all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "gather_codes", "load_weights", "to_blob"]
+__all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "gather_codes", "load_weights", "packed_weights", "to_blob"]
 
 _KINDS = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "BOOL": torch.bool}
 """What a policy's weights are made of, by safetensors' names."""
@@ -34,9 +34,14 @@ def build_policy(settings: PolicySettings, seed: int = 0) -> Policy:
         return ARCHITECTURES[settings.architecture](settings)
 
 
-def to_blob(policy: Policy) -> bytes:
-    """The weights as safetensors bytes: what a checkpoint holds and what the parameter channel carries."""
+def packed_weights(policy: Policy) -> mmap.mmap:
+    """A copy of the weights as safetensors bytes: what a checkpoint holds and what the parameter channel carries."""
     return packed({name: tensor.detach().cpu().contiguous() for name, tensor in _weights(policy).items()})
+
+
+def to_blob(policy: Policy) -> bytes:
+    """The same as a bytes object, at the price of one copy more."""
+    return bytes(packed_weights(policy))
 
 
 def load_weights(policy: Policy, blob: Parameters) -> None:
