@@ -17,6 +17,7 @@ import torch
 from benchmarks.harness import BenchResult, Claim, Race, race
 from benchmarks.rollout import Scale, World, overlap
 from benchmarks.t5 import Allowed, as_t5, encoder_inputs, generate
+from common.compute import compute_with
 from common.features import Featurizer
 from common.policy import build_policy
 from common.policy.encoder_decoder import EncoderDecoder
@@ -37,7 +38,8 @@ def run(data: Path, on_progress: Say) -> BenchResult:  # noqa: ARG001 - everythi
 
 @torch.no_grad()
 def compare(scale: Scale, on_progress: Say) -> BenchResult:
-    """The benchmark at any scale."""
+    """The benchmark at any scale. Both sides compute as the processes of the loop do, but with all threads."""
+    compute_with(torch.get_num_threads())
     on_progress(f"indexing {scale.items} items")
     world = World(scale)
     policy = build_policy(scale.policy, seed=0).eval()

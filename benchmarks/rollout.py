@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from benchmarks.harness import BenchResult, Claim, Floor, Race, product_rate, race, seconds
 from benchmarks.t5 import LevelledT5, as_t5, encoder_inputs, generate
+from common.compute import compute_with
 from common.context import Context, UserEvents
 from common.features import Featurizer
 from common.item_index import ItemIndex
@@ -64,7 +65,8 @@ def run(data: Path, on_progress: Say) -> BenchResult:  # noqa: ARG001 - everythi
 
 
 def compare(scale: Scale, on_progress: Say) -> BenchResult:
-    """The benchmark at any scale."""
+    """The benchmark at any scale. Both sides compute as the processes of the loop do, but with all threads."""
+    compute_with(torch.get_num_threads())
     world = World(scale)
     found: dict[str, dict[str, Any]] = {}
     for weights in ("random", "trained"):
