@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from benchmarks.harness import BenchResult, Claim, Race
 from benchmarks.push import embedded_redis
 from common.compute import compute_with
+from common.context import Context
 from common.features import Featurizer, PolicyInputs
 from common.history import HistoryStore
 from common.item_index import ItemIndex, snapshot_path
@@ -111,7 +112,8 @@ class ReadyBatch:
     """What one step needs, in memory."""
 
     samples: list[SftSample]
-    inputs: list[PolicyInputs]
+    inputs: PolicyInputs | None
+    """None where the filter kept no session."""
 
 
 class World:
@@ -145,17 +147,18 @@ class World:
         """Seconds a step of the same steps, without a loop around them."""
         policy = build_policy(self.settings.policy, 0)
         load_weights(policy, self.blob)
-        training = TrainingStep(policy, Featurizer(self.settings.policy, self.index), self.settings)
+        features = Ready(Featurizer(self.settings.policy, self.index))
+        training = TrainingStep(policy, features, self.settings)
         began = 0.0
         for number, batch in enumerate(batches, 1):
-            training.run(batch.samples, [], number, inputs=batch.inputs)
+            features.inputs = batch.inputs
+            training.run(batch.samples, [], number)
             began = began or time.perf_counter()
         return (time.perf_counter() - began) / (len(batches) - 1)
 
     def ready_batches(self) -> list[ReadyBatch]:
         """The batches that a run on one partition cuts."""
-        settings = self.settings
-        training = TrainingStep(build_policy(settings.policy), Featurizer(settings.policy, self.index), settings)
+        settings, featurizer = self.settings, Featurizer(self.settings.policy, self.index)
         chosen = SessionFilter(settings.filter)
         chosen.prime(warm_scores(self.log, settings.split.warm_days))
         size, batches = settings.trainer.batch_sessions, []
@@ -166,7 +169,8 @@ class World:
             for start in range(0, len(records), size):
                 part = records[start : start + size]
                 samples = builder.build(part, {0: (start, start + len(part))}).samples
-                batches.append(ReadyBatch(samples, training.features(samples)))
+                contexts = [sample.context for sample in samples]
+                batches.append(ReadyBatch(samples, featurizer(contexts) if contexts else None))
         return batches
 
     def _records(self) -> list[Record]:
@@ -185,3 +189,17 @@ class World:
         endpoints = {"run": name, "kafka": kafka, "prefix": name, "reward": ""}
         (folder / "endpoints.json").write_text(json.dumps(endpoints))
         return folder
+
+
+class Ready(Featurizer):
+    """Gives features that are at hand."""
+
+    inputs: PolicyInputs | None = None
+
+    def __init__(self, featurizer: Featurizer) -> None:
+        super().__init__(featurizer.policy, featurizer.index)
+
+    def __call__(self, contexts: list[Context]) -> PolicyInputs:  # noqa: ARG002 - they are those of the batch at hand
+        """The batch's."""
+        assert self.inputs is not None
+        return self.inputs

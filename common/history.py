@@ -52,12 +52,11 @@ def context_events(policy: PolicySettings) -> int:
 
 
 class HistoryStore:
-    """Histories, profiles and the contiguous end per partition. One writer, one thread at a time; changes last from `commit`
-    on."""
+    """Histories, profiles and the contiguous end per partition. One writer, one thread; changes last from `commit` on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._db = sqlite3.connect(path, check_same_thread=False)
+        self._db = sqlite3.connect(path)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")

@@ -2,13 +2,9 @@
 
 With several ranks each runs this loop on its partitions, and all of them step together, stop together and end together.
 
-While a step runs, a thread prepares the batch of the next one, if its sessions are there. It is on record, and counts, only
-once its own step begins; before a checkpoint nothing is prepared, so that its image has no trace of later sessions.
-
 consumes:     sessions and rollout-groups (Kafka)
 produces:     rollout-requests and dead-letters (Kafka), checkpoints (disk), parameter versions (message queue)
-waits for:    enough sessions for a batch, and its preparation; at the end of a finite log, the groups still under way; the
-              other ranks
+waits for:    enough sessions for a batch; at the end of a finite log, the groups still under way; the other ranks
 unblocked by: new records, the end of the log as told in replay.json, the drain bound, the stop event, a rank's end
 """
 
@@ -18,19 +14,16 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from threading import Event
 
-from common.features import Featurizer, PolicyInputs
-from common.history import Position, Ranges, ranges_between
+from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_INDEX_VERSION
 from common.probes import PULSE
 from common.stream import Producer, Record, dead_letter, dead_letter_key
-from trainer.batches import Batch, BatchBuilder, RequestDraft
+from trainer.batches import BatchBuilder, RequestDraft
 from trainer.checkpoint import CheckpointError, Identity, commit, oldest_index, policy_blob
 from trainer.committing import BackgroundCommit, show_checkpoint
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement, log_dropped
@@ -52,26 +45,6 @@ PUBLISH_TIMEOUTS = 4
 """How long to wait for a publication that must be out, in units of the queue's timeout."""
 NOTHING = -1
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Sessions of one step, of this rank; it may have none where others have."""
-
-    records: list[Record]
-    ranges: Ranges
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """All that a step needs of its sessions."""
-
-    ranges: Ranges
-    featurizer: Featurizer
-    """Of the item index that is in force for the step."""
-    batch: Batch
-    inputs: list[PolicyInputs]
-    """Of the batch's samples, see `trainer.step.TrainingStep.features`."""
 
 
 class Trainer:
@@ -98,37 +71,25 @@ class Trainer:
         self.commits = BackgroundCommit()
         self.committing = NOTHING
         """The step whose checkpoint is under way."""
-        self.preparing = ThreadPoolExecutor(1, "prepare")
-        """Uses the history store, the session filter and the play times; meanwhile nobody else may."""
         self.first_seen_s: dict[Position, float] = {}
 
     def run(self, stop: Event, on_live: Callable[[], None]) -> None:
         """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
         self._tell_start()
         self.publish(wait=True)
-        self.use_index(self.featurizer())
+        self.use_index()
         for entry in self.recorded():
             (stopped,) = self.ranks.told(stop.is_set())
             if any(stopped):
                 break
             self.repeat(entry)
         on_live()
-        self.follow(stop)
+        while (records := self.consume(stop)) is not None:
+            self.adopt_index()
+            self.step(records, self.judge_groups())
         self.drain(stop)
         self.checkpoint(wait=True)
         self.publish(wait=True)
-
-    def follow(self, stop: Event) -> None:
-        """Train on the sessions as they come. What is prepared is trained, even after ``stop``: the filter has seen it."""
-        following = self.begin(self.consume(stop))
-        while following:
-            started = time.perf_counter()
-            prepared = following.result()
-            judgements = self.judge_groups()
-            entry = self.record(prepared, judgements)
-            following = self.begin(self.cut_ahead(entry.step, stop))
-            self.execute(entry, prepared, judgements, started)
-            following = following or self.begin(self.consume(stop))
 
     def recorded(self) -> list[JournalEntry]:
         """The steps behind the checkpoint. One that a rank has not on record was executed by none, and is dropped.
@@ -144,54 +105,21 @@ class Trainer:
         return self.journal.after(self.state.step)
 
     @waiting_for("sessions")
-    def consume(self, stop: Event) -> Cut | None:
+    def consume(self, stop: Event) -> list[Record] | None:
         """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``."""
+        wanted = self.settings.trainer.batch_sessions
         while True:
             PULSE.beat()
             self.conclude_commit()
-            cut, is_over = self.cut(stop)
-            if cut or is_over:
-                return cut
-            self.read_ahead(POLL_S)
-
-    def read_ahead(self, wait_s: float) -> None:
-        """Have records of a few steps at hand; wait for up to ``wait_s`` if none come."""
-        few = 4 * self.settings.trainer.batch_sessions
-        if len(self.sessions) < few:
-            self.sessions.fill(few, wait_s)
-
-    def cut(self, stop: Event) -> tuple[Cut | None, bool]:
-        """The next batch, if all ranks together have enough for it now, and whether none is to come. A collective."""
-        wanted = self.settings.trainer.batch_sessions
-        ended = self.log_has_ended()
-        ready = ended or len(self.sessions) >= self.ranks.part(wanted) or self.sessions.is_dry()
-        held, are_ready, have_ended, stopped = self.ranks.told(len(self.sessions), ready, ended, stop.is_set())
-        if any(stopped) or (all(have_ended) and not any(held)):
-            return None, True
-        if not all(have_ended) and not (all(are_ready) and sum(held) >= wanted):
-            return None, False
-        before = dict(self.sessions.positions)
-        records = self.sessions.cut(even_cuts(held, wanted)[self.ranks.rank])
-        return Cut(records, ranges_between(before, self.sessions.positions)), False
-
-    def cut_ahead(self, step: int, stop: Event) -> Cut | None:
-        """The sessions of the step behind ``step``, if they are there and no checkpoint comes before it."""
-        if step % self.settings.sync.every == 0:
-            return None
-        self.read_ahead(0.0)
-        cut, _ = self.cut(stop)
-        return cut
-
-    def begin(self, cut: Cut | None) -> Future[Prepared] | None:
-        """Begin to prepare the step of these sessions, if there are any; before it a newer item index is taken up."""
-        return self.preparing.submit(self.prepare, cut, self.adopt_index()) if cut else None
-
-    def prepare(self, cut: Cut, featurizer: Featurizer) -> Prepared:
-        """Put sessions into the histories, filter them, and make samples and features by an item index. In any thread."""
-        self.batches.index = featurizer.index
-        batch = self.batches.build(cut.records, cut.ranges)
-        self.history.commit()
-        return Prepared(cut.ranges, featurizer, batch, self.state.training.features(batch.samples, featurizer))
+            ended = self.log_has_ended()
+            ready = ended or len(self.sessions) >= self.ranks.part(wanted) or self.sessions.is_dry()
+            held, are_ready, have_ended, stopped = self.ranks.told(len(self.sessions), ready, ended, stop.is_set())
+            if any(stopped):
+                return None
+            if all(have_ended) or (all(are_ready) and sum(held) >= wanted):
+                return self.sessions.cut(even_cuts(held, wanted)[self.ranks.rank]) if any(held) else None
+            if len(self.sessions) < 4 * wanted:
+                self.sessions.fill(4 * wanted, POLL_S)
 
     def log_has_ended(self) -> bool:
         """Whether the replayer has told the log's end and everything before it has been read, of this rank's partitions."""
@@ -202,28 +130,22 @@ class Trainer:
         ends = {int(p): int(last) for p, last in told["ends"].items() if self.ranks.owns(int(p))}
         return told["run"] == self.state.identity.run and self.sessions.read_past(ends)
 
-    def adopt_index(self) -> Featurizer:
-        """Take up a newer item index for the sessions to come, if rank 0 has found one. A collective."""
+    def adopt_index(self) -> None:
+        """Take up a newer item index, if rank 0 has found one."""
         if self.ranks.leads:
             self.indexes.adopt()
         (versions,) = self.ranks.told(self.indexes.current.version)
         self.indexes.go_to(versions[0])
-        return self.featurizer()
+        self.use_index()
 
-    def featurizer(self) -> Featurizer:
-        """Of the newest item index taken up."""
-        featurizer = self.indexes.featurizer(self.indexes.current.version)
+    def use_index(self) -> None:
+        """Make samples and features by the index in force."""
+        index = self.indexes.current
+        featurizer = self.indexes.featurizer(index.version)
         assert featurizer is not None
-        return featurizer
-
-    def use_index(self, featurizer: Featurizer) -> None:
-        """Train by an index from now on."""
-        version = featurizer.index.version
-        self.state.counters["indexes.adopted"] += (
-            self.ranks.leads and version != self.state.training.featurizer.index.version
-        )
-        self.state.training.featurizer = featurizer
-        TRAINER_INDEX_VERSION.set(version)
+        self.state.counters["indexes.adopted"] += self.ranks.leads and index.version != self.batches.index.version
+        self.batches.index, self.state.training.featurizer = index, featurizer
+        TRAINER_INDEX_VERSION.set(index.version)
 
     def judge_groups(self, wait_s: float = 0.0) -> list[Judgement]:
         """What came back from the fleet: groups to train as far as a step has room, and all that is dropped before."""
@@ -241,25 +163,26 @@ class Trainer:
             judgements.append(judgement)
         return judgements
 
-    def record(self, prepared: Prepared, judgements: list[Judgement]) -> JournalEntry:
-        """Put a new step on record, before it is executed."""
+    def step(self, records: list[Record], judgements: list[Judgement]) -> None:
+        """One step, new: on record first, then executed."""
         if self.publisher:
             self.publisher.check()
         for judgement in judgements:
             log_dropped(judgement, self.state.frontier)
         entry = JournalEntry(
             step=self.state.step + 1,
-            ranges=prepared.ranges,
+            ranges=ranges_between(self.state.sessions, self.sessions.positions),
             groups=[judgement.settled for judgement in judgements],
-            index_version=prepared.featurizer.index.version,
+            index_version=self.indexes.current.version,
         )
         self.journal.append(entry)
-        return entry
+        self.execute(entry, records, judgements)
 
     def repeat(self, entry: JournalEntry) -> None:
         """One step, exactly as the journal recorded it."""
-        started, timeout_s = time.perf_counter(), self.settings.stream.timeout_s
+        timeout_s = self.settings.stream.timeout_s
         self.indexes.go_to(entry.index_version)
+        self.use_index()
         judgements = []
         for settled in entry.groups:
             if settled.record is None:
@@ -268,24 +191,24 @@ class Trainer:
             partition, offset = settled.record
             piece = {partition: (self.groups.positions[partition], offset + 1)}
             judgements.append(self.judge.recall(settled, self.groups.take(piece, timeout_s)[-1]))
-        cut = Cut(self.sessions.take(entry.ranges, timeout_s), entry.ranges)
-        self.execute(entry, self.prepare(cut, self.featurizer()), judgements, started)
+        self.execute(entry, self.sessions.take(entry.ranges, timeout_s), judgements)
 
-    def execute(self, entry: JournalEntry, prepared: Prepared, judgements: list[Judgement], started: float) -> None:
-        """Step, request rollouts; checkpoint and publish when it is time."""
-        batch = prepared.batch
-        self.use_index(prepared.featurizer)
+    def execute(self, entry: JournalEntry, records: list[Record], judgements: list[Judgement]) -> None:
+        """Filter, step, request rollouts; checkpoint and publish when it is time."""
+        started = time.perf_counter()
+        batch = self.batches.build(records, entry.ranges)
         groups = [judgement.sample for judgement in judgements if judgement.sample]
-        metrics = self.state.training.run(batch.samples, groups, entry.step, batch.feedback, prepared.inputs)
-        self.state.advance(entry, batch)
-        self.request_rollouts(batch.requests, prepared.featurizer.index)
+        metrics = self.state.training.run(batch.samples, groups, entry.step, batch.feedback)
+        self.state.advance(entry, batch.counts)
+        self.request_rollouts(batch.requests)
         self.reject(batch.rejected)
+        self.history.commit()
         self.conclude_commit()
         if entry.step % self.settings.sync.every == 0:
             self.checkpoint()
         self.statistics.step(self.state, metrics, judgements, time.perf_counter() - started, self.sessions.lag())
 
-    def request_rollouts(self, drafts: list[RequestDraft], index: ItemIndex) -> None:
+    def request_rollouts(self, drafts: list[RequestDraft]) -> None:
         """Ask the fleet for groups, as far as `rl.max_outstanding` allows; the others are counted."""
         topic, limit = self.opened.topic("rollout-requests"), self.ranks.part(self.settings.rl.max_outstanding)
         for draft in drafts:
@@ -294,7 +217,7 @@ class Trainer:
                 continue
             self.state.frontier.request(draft.position, draft.asked)
             self.state.counters["requests.sent"] += 1
-            request = to_request(draft, self.state.identity, index, self.opened.topic(SESSIONS))
+            request = to_request(draft, self.state.identity, self.indexes.current, self.opened.topic(SESSIONS))
             self.producer.send(topic, request.to_bytes(), draft.position[0], request.request_id.encode())
 
     def reject(self, rejected: list[tuple[Record, str]]) -> None:
@@ -315,6 +238,7 @@ class Trainer:
         with waiting_for("checkpoint"):
             self.conclude_commit(wait=True)
         self.producer.flush()
+        self.history.commit()
         step, staleness = self.state.step, self.state.staleness
         if staleness.newest != step:
             self.state.frontier.compact(self.state.sessions)
@@ -362,15 +286,9 @@ class Trainer:
             judgements = self.judge_groups(POLL_S) if waits else []
             found, waiting, stopped = self.ranks.told(bool(judgements), waits, stop.is_set())
             if any(found):
-                started, nothing = time.perf_counter(), self.prepare(Cut([], {}), self.featurizer())
-                self.execute(self.record(nothing, judgements), nothing, judgements, started)
+                self.step([], judgements)
             if any(stopped) or not (any(found) or any(waiting)):
                 return
-
-    def close(self) -> None:
-        """Let what runs beside the steps end."""
-        self.preparing.shutdown()
-        self.commits.close()
 
     def _tell_start(self) -> None:
         step = self.state.step

@@ -116,7 +116,8 @@ def replay(bundle: Bundle, into: Path, on_step: OnStep = lambda *_: None, run_lo
         closing.callback(journal.close)
         statistics = closing.enter_context(Statistics(into / STATISTICS, opened.run))
         trainer = Trainer(opened, journal, Nowhere(), None, statistics)
-        closing.callback(trainer.close)
+        closing.callback(trainer.commits.close)
+        trainer.use_index()
         for entry in trainer.recorded():
             trainer.repeat(entry)
             on_step(entry.step, end)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.context import Context
-from common.features import Featurizer, PolicyInputs
+from common.features import Featurizer
 from common.policy import Policy
 from common.policy.flops import TRAINING
 from common.policy.flops_formula import flops_formula
@@ -113,24 +113,10 @@ class TrainingStep:
         self.by_token = level == "token" or (level == "auto" and settings.rl.objective == "gbpo")
         self.format_samples = min(size, settings.rl.format_samples or max(1, round(5 * size / 128)))
 
-    def features(self, samples: list[SftSample], featurizer: Featurizer | None = None) -> list[PolicyInputs]:
-        """What `run` reads of samples, one for each micro-batch, by the featurizer in force unless another one is given. It
-        depends on nothing that a step changes, so that another thread may make it while the step before runs."""
-        make = featurizer or self.featurizer
-        return [make([sample.context for sample in piece]) for piece in self._micro_batches(samples)]
-
     def run(
-        self,
-        samples: list[SftSample],
-        groups: list[RlSample],
-        step: int,
-        feedback: Sequence[FeedbackSample] = (),
-        inputs: list[PolicyInputs] | None = None,
+        self, samples: list[SftSample], groups: list[RlSample], step: int, feedback: Sequence[FeedbackSample] = ()
     ) -> StepMetrics:
-        """One optimizer step; with nothing to train on, weights and optimizer stay as they are. Metrics are this rank's.
-
-        ``inputs`` are the samples' `features`, made now where none are given.
-        """
+        """One optimizer step; with nothing to train on, weights and optimizer stay as they are. Metrics are this rank's."""
         metrics = StepMetrics()
         if not self.ranks.total(len(samples) + len(groups) + len(feedback)):
             return metrics
@@ -139,7 +125,7 @@ class TrainingStep:
         targets = self.ranks.total(sum(len(sample.codes) for sample in samples))
         routings: list[Routing] = []
         if samples:
-            self._next_token(samples, inputs or self.features(samples), targets, routings, metrics)
+            self._next_token(samples, targets, routings, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
         if self.settings.rl.lambda_feedback:
@@ -148,33 +134,22 @@ class TrainingStep:
         metrics.max_violation = balance(self.mixtures, routings, self.ranks.sum)
         return metrics
 
-    def _micro_batches(self, samples: list[SftSample]) -> list[list[SftSample]]:
-        size = self.settings.trainer.micro_batch or max(1, len(samples))
-        return [samples[start : start + size] for start in range(0, len(samples), size)]
-
-    def _next_token(
-        self,
-        samples: list[SftSample],
-        inputs: list[PolicyInputs],
-        all_targets: int,
-        routings: list[Routing],
-        metrics: StepMetrics,
-    ) -> None:
+    def _next_token(self, samples: list[SftSample], all_targets: int, routings: list[Routing], metrics: StepMetrics) -> None:
         """Accumulate the gradient of the mean loss over the targets of all ranks, a micro-batch of contexts at a time."""
         self.policy.train()
-        pieces = self._micro_batches(samples)
+        size = self.settings.trainer.micro_batch or len(samples)
+        pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
         routings += [Routing() for _ in pieces]
-        losses = [self._micro_batch(*one, all_targets, metrics) for one in zip(pieces, inputs, routings, strict=True)]
+        losses = [self._micro_batch(*one, all_targets, metrics) for one in zip(pieces, routings, strict=True)]
         metrics.targets = sum(len(sample.codes) for sample in samples)
         metrics.loss_per_level = (torch.stack(losses).sum(0) / metrics.targets).tolist()
         metrics.sft_grad_norm = float(gradient_norm(p.grad for p in self.parameters))
 
-    def _micro_batch(
-        self, samples: list[SftSample], inputs: PolicyInputs, routing: Routing, all_targets: int, metrics: StepMetrics
-    ) -> Tensor:
+    def _micro_batch(self, samples: list[SftSample], routing: Routing, all_targets: int, metrics: StepMetrics) -> Tensor:
         """Add one micro-batch's gradient; its losses by level, summed over its targets."""
         codes, mask = pad_targets([s.codes for s in samples])
         device = self.parameters[0].device
+        inputs = self.featurizer([s.context for s in samples])
         metrics.flops += TRAINING * self.formula.forward(inputs, [len(s.codes) for s in samples])
         inputs, codes, mask = inputs.to(device), codes.to(device), mask.to(device)
         with routing, autocast(device, self.settings.trainer.precision):
