@@ -46,7 +46,7 @@ def test_what_differs_is_named(killed: TinyRun, tmp_path: Path) -> None:
     name = next(name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and tensor.numel())
     changed = tensors[name].clone()
     changed.view(-1)[0] += 1
-    policy = safetensors.torch.load(found.again.policy)
+    policy = safetensors.torch.load(bytes(found.again.policy))
     weight = next(iter(sorted(policy)))
     blob = safetensors.torch.save(policy | {weight: policy[weight] + 1})
     other = replace(found.again, policy=blob, trainer=tensors | {name: changed})
