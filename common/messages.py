@@ -11,7 +11,7 @@ import json
 from enum import IntFlag
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_VERSION = 1
 NO_ITEM = -1
@@ -42,6 +42,19 @@ POSITIVE = Label.LIKE | Label.FOLLOW | Label.FORWARD | Label.COMMENT | Label.COL
 LogProb = Annotated[float, Field(le=1e-6, allow_inf_nan=False)]
 LabelBits = Annotated[int, Field(ge=0, lt=512)]
 ArmName = Annotated[str, Field(max_length=32)]
+
+
+def _weigh_something(terms: dict[str, float]) -> dict[str, float]:
+    if terms and not any(terms.values()):
+        raise ValueError(f"must name a term with a weight above 0, got {terms}")
+    return terms
+
+
+Terms = Annotated[
+    dict[Literal["p_score", "ctr", "lvtr", "vtr", "ltr", "wtr", "cmtr"], Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    AfterValidator(_weigh_something),
+]
+"""Probabilities of the preference model by their weights in a mean."""
 
 
 class Message(BaseModel):
@@ -300,6 +313,8 @@ class ScoreRequest(Message):
     """The index that the items are of; a service that no longer has it answers 410."""
     reward_version: Annotated[str, Field(max_length=64)] = ""
     """The model that must answer; empty leaves it to the service."""
+    terms: Terms = {}
+    """What the rewards of this answer are the mean of; empty leaves it to the profile. Its rules apply in any case."""
 
 
 class ScoreResponse(Message):
@@ -308,7 +323,7 @@ class ScoreResponse(Message):
     reward_version: str
     index_version: Annotated[int, Field(ge=1)]
     rewards: list[float]
-    """What reinforcement learns from: the profile's terms combined, rules applied."""
+    """What reinforcement learns from: the profile's terms (or the request's) combined, rules applied."""
     p_score: list[float]
     """The preference model's fused score."""
     towers: dict[str, list[float]]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.item_index import ItemIndex
+from common.messages import Terms
 from common.metrics import REWARD_INDUSTRIAL_ACTIVE, REWARD_INDUSTRIAL_SHARE
 from common.settings import IndustrialSettings, RewardSettings
 
@@ -52,15 +53,24 @@ class Rewards:
     """The profile's reward."""
 
     def __init__(self, settings: RewardSettings) -> None:
-        self.terms = {name: weight for name, weight in settings.terms.items() if weight > 0}
+        self.terms = settings.terms
         self.industrial = IndustrialReward(settings.industrial) if settings.industrial.tags else None
 
-    def __call__(self, probabilities: Mapping[str, npt.ArrayLike], index: ItemIndex, rows: npt.NDArray[np.int64]) -> Floats:
-        """Rewards (N,), at least 0, of the items at ``rows`` of an index; ``probabilities`` (N,) by term."""
-        whole = sum(self.terms.values())
+    def __call__(
+        self,
+        probabilities: Mapping[str, npt.ArrayLike],
+        index: ItemIndex,
+        rows: npt.NDArray[np.int64],
+        terms: Terms = {},  # noqa: B006
+    ) -> Floats:
+        """Rewards (N,), at least 0, of the items at ``rows`` of an index; ``probabilities`` (N,) by term. ``terms`` are
+        weights in place of the profile's."""
+        weights = terms or self.terms
+        whole = sum(weights.values())
         total = np.zeros(len(rows))
-        for name, weight in self.terms.items():
-            total += weight / whole * np.asarray(probabilities[name], np.float64)
+        for name, weight in weights.items():
+            if weight:
+                total += weight / whole * np.asarray(probabilities[name], np.float64)
         if self.industrial is None or not len(rows):
             return total
         of_kind: Bools = np.logical_or.reduce(np.isin(np.asarray(index.tags)[rows], self.industrial.settings.tags), axis=1)

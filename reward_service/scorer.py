@@ -103,7 +103,7 @@ class Scorer:
         return ScoreResponse(
             reward_version=artefact.card.version,
             index_version=request.index_version,
-            rewards=self._rewards(columns | {"p_score": p_score}, builder.index, rows).tolist(),
+            rewards=self._rewards(columns | {"p_score": p_score}, builder.index, rows, request.terms).tolist(),
             p_score=p_score,
             towers=columns,
         )

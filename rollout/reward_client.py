@@ -11,7 +11,7 @@ import httpx
 from pydantic import ValidationError
 
 from common.access import access
-from common.messages import ScoreRequest, ScoreResponse, UserContext
+from common.messages import ScoreRequest, ScoreResponse, Terms, UserContext
 
 CHUNK = 2048
 """Most items that the service scores in one call."""
@@ -57,8 +57,16 @@ class RewardClient:
         self._attempts = attempts
         self._pause_s = pause_s
 
-    def score(self, context: UserContext, item_ids: list[int], index_version: int, budget_s: float = math.inf) -> Scores:
-        """Rewards of items for one context, within ``budget_s`` seconds altogether.
+    def score(
+        self,
+        context: UserContext,
+        item_ids: list[int],
+        index_version: int,
+        budget_s: float = math.inf,
+        terms: Terms = {},  # noqa: B006
+    ) -> Scores:
+        """Rewards of items for one context, within ``budget_s`` seconds altogether; by the profile's terms unless some are
+        given.
 
         Raises:
             RewardError: the service could not be reached, refused, answered nonsense, or kept changing its version.
@@ -69,9 +77,10 @@ class RewardClient:
         chunks = [item_ids[start : start + CHUNK] for start in range(0, len(item_ids), CHUNK)]
         versions: set[str] = set()
         for _ in range(self._attempts):
-            parts = [
-                self._chunk(ScoreRequest(context=context, item_ids=c, index_version=index_version), deadline) for c in chunks
+            asked = [
+                ScoreRequest(context=context, item_ids=chunk, index_version=index_version, terms=terms) for chunk in chunks
             ]
+            parts = [self._chunk(request, deadline) for request in asked]
             versions = {part.reward_version for part in parts}
             if len(versions) == 1:
                 return Scores(versions.pop(), [reward for part in parts for reward in part.rewards])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from common.messages import Terms
 from common.settings.section import Positive, Section
 
 
@@ -87,6 +88,8 @@ class RecommendArm(Section):
     """In place of ``recommend.beam``."""
     select: Annotated[int, Field(ge=0, le=2048)] | None = None
     """In place of ``recommend.select``."""
+    terms: Terms = Field(default={})
+    """In place of ``reward.terms``, by which the arm's lists are put in order; empty: as for everybody."""
     weights: str = ""
     """A policy file (absolute, or in the run folder) that the arm keeps, such as pretrained/policy.safetensors; empty: the
     newest parameters. Its lists carry no log-probabilities, as these are not those of the trainer's parameters."""
@@ -126,6 +129,17 @@ class RecommendSettings(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"arms must have different names, got {', '.join(names)}")
         return arms
+
+    @model_validator(mode="after")
+    def _terms_order_something(self) -> RecommendSettings:
+        idle = [arm.name for arm in self.arms if arm.terms and not self.selected(arm)]
+        if idle:
+            raise ValueError(f"recommend.arms {', '.join(idle)}: terms put nothing in order while select is 0")
+        return self
+
+    def selected(self, arm: RecommendArm) -> int:
+        """How many items of an arm's lists are put in order."""
+        return self.select if arm.select is None else arm.select
 
 
 class DashboardSettings(Section):

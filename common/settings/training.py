@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.messages import Terms
 from common.settings.section import Positive, Rate, Section, Share, Weight
 
 
@@ -81,14 +82,14 @@ class RewardSettings(Section):
     """Objective weights are 1 / prevalence, clipped here."""
     reweighting_rounds: Annotated[int, Field(ge=0, le=100)] = 0
     """Times that the model is trained again with more weight on what the P-Score ranks worst; the best one counts."""
-    terms: dict[Literal["p_score", "ctr", "lvtr", "vtr", "ltr", "wtr", "cmtr"], Weight] = Field(default={"p_score": 1.0})
+    terms: Terms = Field(default={"p_score": 1.0})
     """The reward is the mean of these by their weights."""
     industrial: IndustrialSettings = IndustrialSettings()
     online: OnlineRewardSettings = OnlineRewardSettings()
 
     @model_validator(mode="after")
     def _rewards_something(self) -> RewardSettings:
-        if not any(self.terms.values()):
+        if not self.terms:
             raise ValueError(f"reward.terms must name a term with a weight above 0, got {self.terms}")
         return self
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from common.context import Context
 from common.metrics import RECOMMEND_UNSELECTED
+from common.settings import RecommendArm
 from rollout.recommend.pools import Ranked
 from rollout.reward_client import RewardClient, RewardError
 
@@ -26,16 +27,17 @@ class Selection:
         self._client = RewardClient(url, timeout_s=budget_s, attempts=1)
         self._threads = ThreadPoolExecutor(THREADS, "selection")
 
-    async def ordered(self, made: Ranked, context: Context, count: int, arm: str) -> Ranked:
-        """The list with its first ``count`` items by reward, highest first; as it is, and counted, without."""
+    async def ordered(self, made: Ranked, context: Context, count: int, arm: RecommendArm) -> Ranked:
+        """The list with its first ``count`` items by reward (by the arm's own terms), highest first; as it is, and counted,
+        without."""
         first = made.take(slice(0, count))
         ask = lambda: self._client.score(  # noqa: E731
-            context.to_message(), first.item_ids.tolist(), made.index_version, self.budget_s
+            context.to_message(), first.item_ids.tolist(), made.index_version, self.budget_s, arm.terms
         )
         try:
             scores = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, ask), self.budget_s)
         except (RewardError, TimeoutError) as error:
-            RECOMMEND_UNSELECTED.labels(arm=arm).inc()
+            RECOMMEND_UNSELECTED.labels(arm=arm.name).inc()
             log.warning("a list was not put in order: %s", error or "no answer in time")
             return made
         rewards = np.full(len(made), np.nan, np.float32)

@@ -131,8 +131,8 @@ class RecommendService:
         finally:
             self._waiting -= 1
             RECOMMEND_WAITING.set(self._waiting)
-        count = self.settings.recommend.select if arm.select is None else arm.select
-        return await self._selection.ordered(made, context, count, arm.name) if count else made
+        count = self.settings.recommend.selected(arm)
+        return await self._selection.ordered(made, context, count, arm) if count else made
 
     def _count(self, shown: Ranked | None, source: Source, arm: RecommendArm, seconds: float) -> None:
         RECOMMEND_LISTS.labels(source=source, arm=arm.name).inc()

@@ -68,6 +68,21 @@ def test_scores_come_in_the_order_of_the_items_with_the_model_version(run_folder
     assert all(0 < p < 1 for column in (scores.p_score, *scores.towers.values()) for p in column)
 
 
+def test_a_request_may_bring_terms_of_its_own(run_folder: Path) -> None:
+    scores = ScoreResponse.model_validate_json(post(run_folder, request_of([139, 100], terms={"ltr": 1, "wtr": 3})).content)
+    expected = [(like + 3 * follow) / 4 for like, follow in zip(scores.towers["ltr"], scores.towers["wtr"], strict=True)]
+    assert scores.rewards == pytest.approx(expected)
+    for terms, told in (
+        ({"ltr": 0}, "weight above 0"),
+        ({"fame": 1}, "p_score"),
+        ({"ltr": -1}, "greater than or equal to 0"),
+    ):
+        reply = post(run_folder, request_of([139], terms=terms))
+        assert reply.status_code == 422
+        assert "terms" in reply.text
+        assert told in reply.text
+
+
 def test_2048_candidates_are_scored_and_2049_name_the_field(run_folder: Path) -> None:
     full = [100 + k % 40 for k in range(2048)]
     assert len(post(run_folder, request_of(full)).json()["p_score"]) == 2048

@@ -71,6 +71,8 @@ def test_terms_are_a_weighted_mean_and_tags_say_what_is_industrial() -> None:
     expected = 0.25 * columns["p_score"] + 0.75 * columns["ltr"]
     found = Rewards(load_settings("", overrides).reward)(columns, index, rows)
     assert found == pytest.approx(np.where(of_kind, expected / 2, expected))
+    own = Rewards(load_settings("", overrides).reward)(columns, index, rows, {"ctr": 2.0, "p_score": 0.0})
+    assert own == pytest.approx(np.where(of_kind, 0.5, 1.0))
     assert Rewards(load_settings("").reward)(columns, index, rows) == pytest.approx(columns["p_score"])
 
 

@@ -50,6 +50,11 @@ def test_another_experiment_draws_anew() -> None:
         ("[{name='a',share=0}]", "recommend.arms.0.share"),
         ("[{name='A'}]", "recommend.arms.0.name"),
         ("[{surprise=1}]", "unknown key recommend.arms.0.surprise"),
+        (
+            "[{name='a',terms={ltr=1}},{name='b',terms={ltr=1},select=9}]",
+            "arms a: terms put nothing in order while select is 0",
+        ),
+        ("[{terms={ltr=0},select=9}]", "recommend.arms.0.terms: .*must name a term with a weight above 0"),
     ],
 )
 def test_mistakes_are_named(value: str, told: str) -> None:
