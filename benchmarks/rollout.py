@@ -137,12 +137,13 @@ class World:
             popularity=zeros.astype(np.float32),
             vectors=np.zeros((scale.items, 1), np.float32),
         )
-        ends = np.bincount(self.topic, minlength=scale.topics).cumsum()[:-1]
-        self.of_topic = np.split(self.topic.argsort(kind="stable"), ends)
+        sizes = np.bincount(self.topic, minlength=scale.topics)
+        self.of_topic = np.split(self.topic.argsort(kind="stable"), sizes.cumsum()[:-1])
+        self.topics = np.flatnonzero(sizes)
 
     def context(self, events: int, targets: int = 0) -> SftSample:
         """A user with that many long views, and the semantic IDs of those that follow."""
-        chosen = self.rng.choice(self.scale.topics, 3, replace=False)
+        chosen = self.rng.choice(self.topics, 3, replace=False)
         parts = [self._some(self.of_topic[topic], events + targets) for topic in chosen]
         items = np.stack(parts, 1)[np.arange(events + targets), self.rng.integers(0, 3, events + targets)]
         past = items[:events]
