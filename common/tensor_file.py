@@ -1,4 +1,4 @@
-"""Tensors as safetensors bytes, written with one copy, and where they lie in them, to read or change them in place: 8 bytes
+"""Copies of tensors, loose or as safetensors bytes, and where they lie in these, to read or change them in place: 8 bytes
 of the header's length, the header as JSON, the numbers (https://huggingface.co/docs/safetensors)."""
 
 from __future__ import annotations
