@@ -23,6 +23,7 @@ from deploy.local.run_folder import read_json, read_lines
 from reward_service.rewards import Rewards
 from reward_service.scorer import Scorer
 from tests.loop.up import UNTRAINED, Up
+from trainer.groups import TRAINED
 
 RESUMES_S = 30.0
 """Within which the trainer trains again after any fault."""
@@ -115,6 +116,20 @@ def until_it_trains_again(up: Up, steps: int) -> float:
     began = time.monotonic()
     up.until(lambda: journal_steps(up) > steps)
     return time.monotonic() - began
+
+
+def until_it_learns_from_rollouts(up: Up, steps: int) -> float:
+    """Wait until a group is trained that was asked for after those steps; how long it took in seconds."""
+    began = time.monotonic()
+    up.until(lambda: _has_learned(up, steps))
+    return time.monotonic() - began
+
+
+def _has_learned(up: Up, steps: int) -> bool:
+    entries = [line["entry"] for line in read_lines(up.run.path / "journal.jsonl")[steps:]]
+    ranges = [(int(p), range(*offsets)) for entry in entries for p, offsets in entry["ranges"].items()]
+    trained = [group["request"] for entry in entries for group in entry["groups"] if group["outcome"] == TRAINED]
+    return any(p == partition and offset in offsets for partition, offset in trained for p, offsets in ranges)
 
 
 class Ledger:
