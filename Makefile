@@ -40,7 +40,7 @@ imports:
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-faults: setup  ## kill, freeze, cut, fill, flip: every fault against its promise; about an hour
+faults: setup  ## kill, freeze, cut, fill, flip: every fault against its promise; more than an hour
 	$(BIN)/pytest -m faults tests/faults
 
 chaos: setup  ## half an hour of the loop in which a part dies or freezes every minute; ONEREC_CHAOS_SEED=N for another one
