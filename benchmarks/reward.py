@@ -1,8 +1,9 @@
 """The reward service scores at least 0.8 of the items a second that its model scores when it is called in process.
 
-A preference model of the shipped size with random weights, 512 items a request, users with 1,000 events. Two callers at a
-time, one request after the other each: of the service over HTTP, in processes of their own as rollout actors are; and of the
-model on contexts and items at hand, in two threads of this process. Each has one torch thread, as the service's two have.
+A preference model of the shipped size with random weights, 512 items a request, users with 1,000 events. The service is
+asked over HTTP by four processes, as rollout actors are, one request after the other each: with as many as it has threads,
+those would wait while a caller reads its answer. The model is called on contexts and items at hand, in two threads of this
+process. Each has one torch thread, as the service's two have.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from rollout.reward_client import RewardClient
 Say = Callable[[str], None]
 AT_LEAST = 0.8
 READY_S = 60.0
-CALLERS = 2
+CALLERS, THREADS = 4, 2
 
 
 class Scale(BaseModel):
@@ -76,7 +77,7 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
             for context, chosen in zip(contexts, items, strict=True)
         ]
         begin = (os.getpid(), url, asked)
-        with ProcessPoolExecutor(CALLERS, spawning, _begin, begin) as remote, ThreadPoolExecutor(CALLERS) as local:
+        with ProcessPoolExecutor(CALLERS, spawning, _begin, begin) as remote, ThreadPoolExecutor(THREADS) as local:
             on_progress(f"{scale.requests} requests, {scale.runs} times")
             timed = race(
                 lambda: _all(remote, _ask, scale.requests), lambda: _all(local, model.score, scale.requests), scale.runs

@@ -315,6 +315,8 @@ class ScoreRequest(Message):
     """The model that must answer; empty leaves it to the service."""
     terms: Terms = {}
     """What the rewards of this answer are the mean of; empty leaves it to the profile. Its rules apply in any case."""
+    rewards_only: bool = False
+    """Whether the answer may leave out P-Scores and probabilities, seven eighths of its bytes."""
 
 
 class ScoreResponse(Message):
@@ -325,7 +327,7 @@ class ScoreResponse(Message):
     rewards: list[float]
     """What reinforcement learns from: the profile's terms (or the request's) combined, rules applied."""
     p_score: list[float]
-    """The preference model's fused score."""
+    """The preference model's fused score; empty where only rewards were asked for, as are the towers."""
     towers: dict[str, list[float]]
     """By objective: the predicted probability of each item."""
 

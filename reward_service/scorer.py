@@ -79,7 +79,7 @@ class Scorer:
         return list(self._indexes.held)
 
     def score(self, request: ScoreRequest) -> ScoreResponse:
-        """Reward, P-Score and tower probabilities of every item, in the order of the request.
+        """Rewards of every item and, unless only they are asked for, P-Score and tower probabilities, in order.
 
         Raises:
             GoneError: the index version or the model version is not held.
@@ -98,14 +98,14 @@ class Scorer:
             p, towers = outputs.p.sigmoid(), outputs.towers.sigmoid()
         if not (p.isfinite().all() and towers.isfinite().all()):
             raise ArithmeticError(f"model {artefact.card.version} gave a score that is not finite")
-        columns = {x: towers[:, k].tolist() for k, x in enumerate(OBJECTIVES)}
-        p_score = p.tolist()
+        columns = {objective: towers[:, k].numpy() for k, objective in enumerate(OBJECTIVES)}
+        told = not request.rewards_only
         return ScoreResponse(
             reward_version=artefact.card.version,
             index_version=request.index_version,
-            rewards=self._rewards(columns | {"p_score": p_score}, builder.index, rows, request.terms).tolist(),
-            p_score=p_score,
-            towers=columns,
+            rewards=self._rewards(columns | {"p_score": p.numpy()}, builder.index, rows, request.terms).tolist(),
+            p_score=p.tolist() if told else [],
+            towers={objective: column.tolist() for objective, column in columns.items()} if told else {},
         )
 
     def warm_up(self) -> None:

@@ -78,7 +78,8 @@ class RewardClient:
         versions: set[str] = set()
         for _ in range(self._attempts):
             asked = [
-                ScoreRequest(context=context, item_ids=chunk, index_version=index_version, terms=terms) for chunk in chunks
+                ScoreRequest(context=context, item_ids=some, index_version=index_version, terms=terms, rewards_only=True)
+                for some in chunks
             ]
             parts = [self._chunk(request, deadline) for request in asked]
             versions = {part.reward_version for part in parts}

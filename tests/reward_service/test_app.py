@@ -83,6 +83,13 @@ def test_a_request_may_bring_terms_of_its_own(run_folder: Path) -> None:
         assert told in reply.text
 
 
+def test_a_request_may_ask_for_rewards_alone(run_folder: Path) -> None:
+    whole, short = (post(run_folder, request_of([139, 100], rewards_only=only)) for only in (False, True))
+    scores = ScoreResponse.model_validate_json(short.content)
+    assert scores.rewards == ScoreResponse.model_validate_json(whole.content).rewards
+    assert (scores.p_score, scores.towers) == ([], {})
+
+
 def test_2048_candidates_are_scored_and_2049_name_the_field(run_folder: Path) -> None:
     full = [100 + k % 40 for k in range(2048)]
     assert len(post(run_folder, request_of(full)).json()["p_score"]) == 2048
