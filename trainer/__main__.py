@@ -46,10 +46,10 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
             # The lease comes first: nobody else may hold it while the ranks open journals and checkpoints.
             publisher = _publisher(folder, settings, endpoints)
             closing.callback(publisher.close)
-        opened = open_run(folder, settings, ranks, BrokerLog(endpoints, settings))
-        closing.callback(opened.close)
         journal = Journal(ranks.own_file(folder / "journal.jsonl"))
         closing.callback(journal.close)
+        opened = open_run(folder, settings, ranks, BrokerLog(endpoints, settings))
+        closing.callback(opened.close)
         producer = Producer(endpoints.kafka, settings.stream.timeout_s)
         closing.callback(producer.close)
         statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl", opened.run))

@@ -7,6 +7,7 @@ written when the process died; its step never ran, and it is dropped. Any other 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -51,12 +52,23 @@ class JournalEntry(BaseModel):
 
 
 class Journal:
-    """The journal file of one run, or of one of its ranks. Opening it drops a torn last line."""
+    """The journal file of one run, or of one of its ranks, locked until it is closed. Opening it drops a torn last line.
+
+    The publisher's lease alone would not keep a second trainer out: one that has lost its queue, not its disk, goes on.
+
+    Raises:
+        JournalError: another process has it open.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _drop_torn_line(path)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise JournalError(f"{path} is another trainer's, which still runs: only one may carry a run on") from None
+        _drop_torn_line(path)
         sync_folder(path.parent)
 
     def append(self, entry: JournalEntry) -> None:
@@ -141,8 +153,6 @@ def _checksum(body: str) -> str:
 
 
 def _drop_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole < len(data):

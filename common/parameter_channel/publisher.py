@@ -71,7 +71,7 @@ class Publisher(Connection):
         self._newest: Manifest | None = None
         self._out: dict[Precision, _Out] = {}
         self._old: dict[int, set[str]] = {}
-        self._extended = time.monotonic()
+        self._extended = self._renewed = time.monotonic()
         try:
             self._acquire(time.monotonic() + LEASE_S + timeout_s)
         except BaseException:
@@ -174,12 +174,17 @@ class Publisher(Connection):
         keys = [self._key("lease"), self._key("fencing")]
         held, fencing = self._client.eval(CLAIM, 2, *keys, self._token, int(LEASE_S * 1000), self.fencing)
         if held:
-            self.fencing = int(fencing)
+            self.fencing, self._renewed = int(fencing), time.monotonic()
         return bool(held)
 
     def _renew_lease(self) -> None:
         if not self._claim():
             raise self._error("the publisher's lease is lost: another publisher took it", LeaseLostError)
+
+    def _renew_lease_late(self) -> None:
+        """While a long version is written the lease must not run out."""
+        if time.monotonic() - self._renewed > LEASE_S / 4:
+            self._renew_lease()
 
     def _wanted(self) -> set[Precision]:
         """The precisions that live readers take, and fp32."""
@@ -199,6 +204,7 @@ class Publisher(Connection):
         for number, piece in enumerate(pieces):
             key = self._key("chunk", version, self.fencing, precision, number)
             self._client.set(key, piece, ex=self._keep_s)
+            self._renew_lease_late()
             chunks.append(Chunk(key=key, nbytes=len(piece), xxh3_128=digest(piece)))
         return _Out(whole, [*start, Part(version=version, xxh3_128=checksum, chunks=chunks)])
 

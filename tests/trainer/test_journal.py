@@ -79,3 +79,14 @@ def test_a_journal_that_does_not_follow_the_checkpoint_is_refused(path: Path) ->
         journal.after(0)
     assert [e.step for e in journal.after(2)] == [3, 4]
     journal.close()
+
+
+def test_one_trainer_at_a_time(path: Path) -> None:
+    whole = path.read_bytes() + b'{"half'
+    journal = Journal(path)
+    path.write_bytes(whole)
+    with pytest.raises(JournalError, match="is another trainer's, which still runs"):
+        Journal(path)
+    assert path.read_bytes() == whole  # what the other one is writing is left alone
+    journal.close()
+    Journal(path).close()

@@ -201,6 +201,22 @@ def test_one_publisher_at_a_time(room: Room, monkeypatch: pytest.MonkeyPatch) ->
         room.publisher(timeout_s=0.2)
 
 
+def test_the_lease_is_kept_while_a_long_version_is_written(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, lease, left_ms = room.publisher(), f"onerec:{room.run}:lease", []
+    put = writer._client.set
+
+    def slow_put(*args: object, **options: object) -> object:
+        left_ms.append(room.redis.pttl(lease))
+        room.redis.pexpire(lease, 1000)  # as if the chunk had taken nearly as long as the lease lasts
+        monkeypatch.setattr(writer, "_renewed", writer._renewed - publisher.LEASE_S + 1)
+        return put(*args, **options)
+
+    monkeypatch.setattr(writer._client, "set", slow_put)
+    writer.publish(1, BLOB)
+    assert len(left_ms) == 2
+    assert min(left_ms) > 5000
+
+
 def test_a_lease_that_ran_out_is_taken_again_only_if_nobody_had_it_meanwhile(room: Room) -> None:
     publisher = room.publisher()
     fencing = publisher.fencing
