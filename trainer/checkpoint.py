@@ -137,18 +137,14 @@ def load(folder: Path, step: int) -> Checkpoint:
         CheckpointError: a file is missing, torn or altered.
     """
     path = folder / f"{step:08d}"
-    files = {name: _read_verified(path, name) for name in (POLICY, TRAINER, STATE)}
-    try:
-        state = RunState.model_validate_json(files[STATE])
-    except ValidationError as error:
-        raise CheckpointError(f"{path / STATE}: {' '.join(str(error).split())[:300]}") from None
-    return Checkpoint(files[POLICY], safetensors.torch.load(files[TRAINER]), state)
+    policy, trainer = (_read_verified(path, name) for name in (POLICY, TRAINER))
+    return Checkpoint(policy, safetensors.torch.load(trainer), _state(path))
 
 
 def oldest_index(folder: Path) -> int | None:
-    """The oldest item index that a retained checkpoint names; None without checkpoints. Contents are not verified."""
-    states = [RunState.model_validate_json((folder / f"{step:08d}" / STATE).read_bytes()) for step in committed(folder)]
-    return min((min(state.indexes) for state in states), default=None)
+    """The oldest item index that an intact checkpoint names, as far as can be told without reading its parameters; None
+    without any. A damaged one names nothing: no run resumes from it."""
+    return min((min(state.indexes) for step in committed(folder) if (state := _intact_state(folder, step))), default=None)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -177,6 +173,21 @@ def policy_blob(folder: Path, step: int) -> bytes:
         CheckpointError: they are missing, torn or altered.
     """
     return _read_verified(folder / f"{step:08d}", POLICY)
+
+
+def _state(path: Path) -> RunState:
+    try:
+        return RunState.model_validate_json(_read_verified(path, STATE))
+    except ValidationError as error:
+        raise CheckpointError(f"{path / STATE}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _intact_state(folder: Path, step: int) -> RunState | None:
+    try:
+        return _state(folder / f"{step:08d}")
+    except CheckpointError as error:
+        log.error("checkpoint %d is damaged: %s", step, error)
+        return None
 
 
 def _read_verified(path: Path, name: str) -> bytes:

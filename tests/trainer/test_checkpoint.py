@@ -92,3 +92,15 @@ def test_the_newest_three_and_the_retained_are_kept(tmp_path: Path) -> None:
         ck.commit(tmp_path, make(step), retain=[2])
     assert ck.committed(tmp_path) == [2, 5, 6, 7]
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{s:08d}" for s in (2, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"step": 2}'])
+def test_a_damaged_checkpoint_holds_no_index_back(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (1, 2):
+        ck.commit(tmp_path, make(step))
+    assert ck.oldest_index(tmp_path) == 1
+    (tmp_path / "00000002" / ck.STATE).write_bytes(damage)
+    assert ck.oldest_index(tmp_path) == 1
+    assert "checkpoint 2 is damaged" in caplog.text
+    (tmp_path / "00000001" / ck.MARKER).write_text("{")
+    assert ck.oldest_index(tmp_path) is None
