@@ -54,6 +54,8 @@ class Judgement:
     sample: RlSample | None = None
     group: RolloutGroup | None = None
     parity_error: float | None = None
+    refused: tuple[Record, str] | None = None
+    """A record that is no valid message, and why."""
 
 
 class GroupJudge:
@@ -72,7 +74,7 @@ class GroupJudge:
         where = (record.partition, record.offset)
         group = decode(RolloutGroup, record.value)
         if isinstance(group, str):
-            return Judgement(SettledGroup(record=where, request=None, outcome="invalid"))
+            return Judgement(SettledGroup(record=where, request=None, outcome="invalid"), refused=(record, group))
         position = (group.partition, group.offset)
         foreign = self._foreign(group, position, taken)
         if foreign:
@@ -86,8 +88,10 @@ class GroupJudge:
     def recall(self, settled: SettledGroup, record: Record) -> Judgement:
         """The judgement as the journal recorded it: for executing a step again."""
         group = decode(RolloutGroup, record.value)
-        if isinstance(group, str) or settled.outcome != TRAINED or settled.request is None:
-            return Judgement(settled, group=None if isinstance(group, str) else group)
+        if isinstance(group, str):
+            return Judgement(settled, refused=(record, group))
+        if settled.outcome != TRAINED or settled.request is None:
+            return Judgement(settled, group=group)
         return Judgement(settled, self._sample(group, self._context(settled.request)), group)
 
     def _sample(self, group: RolloutGroup, context: Context) -> RlSample:
@@ -169,7 +173,7 @@ def group_line(judgement: Judgement, step: int, lag: int, received_ms: int) -> d
 def log_dropped(judgement: Judgement, frontier: Frontier) -> None:
     """Say why a group is dropped, if it is; to be called while its request is still outstanding."""
     settled, group = judgement.settled, judgement.group
-    if settled.outcome == TRAINED:
+    if settled.outcome == TRAINED or judgement.refused:  # the latter is told with its dead letter
         return
     asked = frontier.outstanding.get(settled.request) if settled.request else None
     known = {"reason": settled.outcome, "version": group.parameter_version if group else None}

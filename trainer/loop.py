@@ -201,7 +201,7 @@ class Trainer:
         metrics = self.state.training.run(batch.samples, groups, entry.step, batch.feedback)
         self.state.advance(entry, batch.counts)
         self.request_rollouts(batch.requests)
-        self.reject(batch.rejected)
+        self.reject(batch.rejected + [judgement.refused for judgement in judgements if judgement.refused])
         self.history.commit()
         self.conclude_commit()
         if entry.step % self.settings.sync.every == 0:

@@ -13,7 +13,7 @@ from common import metrics
 from common.policy.peak import Peak
 from common.stream import topic_name
 from trainer.groups import OUTCOMES, Judgement, legal_share, mean_reward
-from trainer.resume import SESSIONS, Run
+from trainer.resume import GROUPS, SESSIONS, Run
 from trainer.step import StepMetrics
 
 COUNTERS: dict[str, PrometheusCounter] = {
@@ -37,7 +37,8 @@ class TrainerMetrics:
     def begin(self, run: Run) -> None:
         """Take the run's totals so far as shown. What may be counted is shown as 0, so that the first one is a rise."""
         self._shown = Counter(run.counters)
-        metrics.TRAINER_DEAD_LETTERS.labels(topic_name(run.identity.prefix, SESSIONS))
+        for topic in (SESSIONS, GROUPS):
+            metrics.TRAINER_DEAD_LETTERS.labels(topic_name(run.identity.prefix, topic))
         for outcome in OUTCOMES:
             metrics.TRAINER_GROUPS.labels(outcome)
 
@@ -77,6 +78,8 @@ class TrainerMetrics:
             metrics.TRAINER_RL_LOSS.labels("feedback").set(step.feedback_loss)
         for judgement in judgements:
             _show_group(judgement, run)
+            if judgement.refused:
+                metrics.TRAINER_DEAD_LETTERS.labels(topic_name(run.identity.prefix, GROUPS)).inc()
 
     def _count(self, new: Counter[str], sessions_topic: str) -> None:
         for name, amount in new.items():

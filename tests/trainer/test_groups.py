@@ -173,7 +173,20 @@ def test_the_first_group_wins_within_a_step_and_between_steps(scene: Scene) -> N
     assert scene.outcome(scene.group, {(0, 3)}) == "duplicate"
     scene.opened.run.frontier.settle((0, 3))
     assert scene.outcome(scene.group) == "duplicate"
-    assert scene.outcome(b"nonsense") == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(b"nonsense", "JSON"), (b'{"schema_version": 2}', "upgrade consumers first"), (None, "codes")]
+)
+def test_what_is_no_group_is_kept_with_its_reason(scene: Scene, value: bytes | None, reason: str) -> None:
+    huge = scene.group.model_copy(update={"codes": [*scene.group.codes[:-1], [0, 0, 2**63]]})
+    record = scene.record(value or huge)
+    judgement = scene.judge.judge(record, set())
+    assert (judgement.settled.outcome, judgement.settled.request) == ("invalid", None)
+    for told in (judgement, scene.judge.recall(judgement.settled, record)):
+        assert told.refused is not None
+        assert told.refused[0] is record
+        assert reason in told.refused[1]
 
 
 def test_without_spread_only_the_format_term_is_left(scene: Scene) -> None:
