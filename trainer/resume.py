@@ -16,6 +16,7 @@ from common.endpoints import Endpoints
 from common.features import Featurizer
 from common.history import HistoryStore
 from common.policy import build_policy, load_weights, packed_weights
+from common.probes import PULSE
 from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
@@ -38,6 +39,8 @@ from trainer.step import TrainingStep
 SESSIONS, GROUPS = "sessions", "rollout-groups"
 BOUND = ("run", "prefix", "partitions", "logs", "tokenizer_version", "ranks")
 """Facts that a checkpoint cannot be carried across; the others only end bit-identity."""
+CATCH_UP = 1000
+"""Records of the log that are put into a lost history store at a time."""
 log = logging.getLogger(__name__)
 
 
@@ -236,16 +239,17 @@ def _catch_up(history: HistoryStore, positions: dict[int, int], settings: Settin
     if not behind:
         return
     log.warning("the history store is behind the checkpoint, re-reading %s", behind)
-    reader = run_log.reader(SESSIONS, {p: start for p, (start, _) in behind.items()})
-    try:
-        records = RecordBuffer(reader)
-        for partition, (start, end) in behind.items():
-            for first in range(start, end, 1000):
-                piece = {partition: (first, min(first + 1000, end))}
+    for partition, (start, end) in behind.items():
+        reader = run_log.reader(SESSIONS, {partition: start})  # one partition: what came of others would pile up in memory
+        try:
+            records = RecordBuffer(reader)
+            for first in range(start, end, CATCH_UP):
+                piece = {partition: (first, min(first + CATCH_UP, end))}
                 absorb(records.take(piece, settings.stream.timeout_s), piece, history, settings.stream.partitions)
-        history.commit()
-    finally:
-        reader.close()
+                history.commit()
+                PULSE.beat()
+        finally:
+            reader.close()
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
