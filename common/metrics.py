@@ -179,9 +179,7 @@ TOKENIZER_PUBLISH_SECONDS = histogram("onerec_tokenizer_publish_seconds", "Time 
 TOKENIZER_RESIDUAL_RATIO = gauge(
     "onerec_tokenizer_residual_ratio", "Mean residual norm of new items over that of the fitted catalogue."
 )
-TOKENIZER_EMPTY_SHARE = gauge(
-    "onerec_tokenizer_empty_share_ratio", "Share of new items whose semantic ID no item had before."
-)
+TOKENIZER_EMPTY_SHARE = gauge("onerec_tokenizer_empty_share_ratio", "Share of new items whose codes no item had before.")
 TOKENIZER_DRIFT_ALARM = gauge(
     "onerec_tokenizer_drift_alarm_number", "1 while new items are described worse than the settings allow, else 0."
 )

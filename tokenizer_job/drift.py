@@ -23,7 +23,7 @@ class Drift(BaseModel):
     residual_norm: float = 0.0
     """Mean length of what the codes leave of a new item's vector."""
     empty_share: float = 0.0
-    """Share of new items whose semantic ID no item had."""
+    """Share of new items whose codes no item had, before the choice of free ones."""
 
     def after(self, norms: npt.NDArray[np.floating], empty: npt.NDArray[np.bool_]) -> Drift:
         """The means with some more items, whose residual norms are given and whether their ID was unused.

@@ -61,16 +61,20 @@ class OnlineTokenizer:
     def next_index(self) -> ItemIndex | None:
         """The snapshot with all changes, which are then forgotten; None if there is none.
 
-        Its version is one higher, or two where items go and others come.
+        Its version is one higher, or more where items go and others come. An index has at least one item: where all would
+        go the newest stays until others have come.
         """
         index, horizon = self.index, self._horizon()
-        gone = sorted(self._removed | set(index.item_ids[(index.publish_ms > 0) & (index.publish_ms < horizon)].tolist()))
-        if gone:
-            index = index.without(index.version + 1, gone)
+        gone = self._removed | set(index.item_ids[(index.publish_ms > 0) & (index.publish_ms < horizon)].tolist())
         fresh = [event for event in self._new.values() if not 0 < event.item.publish_ms < horizon]
-        if fresh:
+        stays = {int(index.item_ids[index.publish_ms.argmax()])} if len(gone) == len(index) else set()
+        if gone - stays:
+            index = index.without(index.version + 1, sorted(gone - stays))
+        if fresh := [event for event in fresh if event.item.item_id not in stays]:
             index = self._with(index, fresh)
-        self._new, self._removed = {}, set()
+            if stays and not stays & self._new.keys():
+                index, stays = index.without(index.version + 1, sorted(stays)), set()
+        self._new, self._removed = {}, (stays & self._removed) - self._new.keys()
         changed = index if index is not self.index else None
         self.index = index
         return changed
@@ -79,7 +83,8 @@ class OnlineTokenizer:
         vectors = self._vectors(events)
         sids = self.tokenizer.place(vectors, index)
         nearest = self.tokenizer.quantizer.encode(vectors)
-        self.drift = self.drift.after(residual_norms(self.tokenizer.quantizer, vectors, nearest), ~index.is_legal(sids))
+        numbered = np.pad(nearest, ((0, 0), (0, index.levels - nearest.shape[1])))  # the first with these codes has number 0
+        self.drift = self.drift.after(residual_norms(self.tokenizer.quantizer, vectors, nearest), ~index.is_legal(numbered))
         return index.extended(
             index.version + 1,
             **item_columns([event.item for event in events]),

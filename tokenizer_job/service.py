@@ -27,12 +27,15 @@ from common.metrics import (
     TOKENIZER_STREAM_LAG,
 )
 from common.probes import PULSE
+from common.session_log import DAY_MS
 from common.settings import Settings
 from common.stream import TOPICS, LogReader, Producer, Record, dead_letter, dead_letter_key, topic_name
 from tokenizer_job.drift import Drift
 from tokenizer_job.online import OnlineTokenizer
 from tokenizer_job.tokenizer import Tokenizer
 
+AHEAD_MS = DAY_MS
+"""How far an item may be published after its own record: clocks differ, and some items are announced."""
 POLL_S = 0.2
 POLL_RECORDS = 500
 log = logging.getLogger(__name__)
@@ -78,6 +81,7 @@ class ItemFollower:
             try:
                 if isinstance(event, str):
                     raise ValueError(event)
+                _check_time(event, record)
                 TOKENIZER_ITEMS.labels(self.online.take(event)).inc()
             except ValueError as error:
                 TOKENIZER_DEAD_LETTERS.inc()
@@ -122,3 +126,10 @@ class ItemFollower:
                 100 * (drift.ratio - 1),
                 drift.items,
             )
+
+
+def _check_time(event: ItemEvent, record: Record) -> None:
+    """One item of a wrong time would set the clock by which all others expire."""
+    published, latest = event.item.publish_ms, record.timestamp_ms + AHEAD_MS
+    if published > latest:
+        raise ValueError(f"item.publish_ms must be at most a day after the record's own time, {latest}, got {published}")

@@ -145,3 +145,48 @@ def test_another_tokenizers_index_is_refused(built: Result, tmp_path: Path) -> N
     other = build_index(log, small(), tmp_path, 2)
     with pytest.raises(ValueError, match="was made by tokenizer"):
         OnlineTokenizer(built.tokenizer, other.index, OnlineSettings())
+
+
+def test_where_all_items_would_go_the_newest_stays_until_others_come(built: Result) -> None:
+    tokenizer = online(built, max_age_days=10)
+    for item in built.index.item_ids.tolist():
+        tokenizer.take(event(item, removed=True))
+    index = tokenizer.next_index()
+    assert index is not None
+    (last,) = index.item_ids.tolist()
+    assert tokenizer.next_index() is None
+    tokenizer.take(event(1, publish_ms=100 * DAY_MS))
+    index = tokenizer.next_index()
+    assert index is not None
+    assert index.item_ids.tolist() == [1]  # what stayed was to go
+    tokenizer.take(event(2, publish_ms=200 * DAY_MS))  # and nothing came for so long that the other one expires
+    tokenizer.next_index()
+    tokenizer.take(event(3, publish_ms=201 * DAY_MS))
+    index = tokenizer.next_index()
+    assert index is not None
+    assert index.item_ids.tolist() == [2, 3]
+    assert last not in index.item_ids
+    assert tokenizer.waiting == 0
+
+
+def test_what_is_removed_last_and_comes_again_stays(built: Result) -> None:
+    tokenizer = online(built)
+    for item in built.index.item_ids.tolist():
+        tokenizer.take(event(item, removed=True))
+    index = tokenizer.next_index()
+    assert index is not None
+    (last,) = index.item_ids.tolist()
+    assert tokenizer.take(event(last, seed=1)) == "new"
+    tokenizer.next_index()
+    assert tokenizer.index.item_ids.tolist() == [last]
+    assert tokenizer.waiting == 0
+
+
+def test_items_that_equal_the_catalogues_land_on_codes_in_use(built: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, vectors = online(built), np.asarray(built.index.vectors)
+    monkeypatch.setattr(tokenizer, "_vectors", lambda events: vectors[[one.item.item_id for one in events]])
+    for k in range(len(vectors)):
+        tokenizer.take(event(k))
+    index = tokenizer.next_index()
+    assert index is not None
+    assert tokenizer.drift.empty_share == 0  # whatever free IDs were then chosen for them

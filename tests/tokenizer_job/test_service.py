@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.context import DAY_MS
 from common.item_index import IndexFollower, ItemIndex, latest_index, read_note, versions
 from common.messages import DeadLetter, Item, ItemEvent, decode
 from common.settings import Settings
@@ -99,15 +100,18 @@ def test_new_items_reach_a_reader_and_a_restart_goes_on(folder: Path, kafka: str
 def test_what_cannot_be_used_is_kept_as_a_dead_letter(folder: Path, kafka: str, prefix: str) -> None:
     wide = ItemEvent(item=Item(item_id=9), content=[[1.0]]).to_bytes()
     endless = json.dumps({"item": {"item_id": 9}, "content": [[float("inf")] * WIDTH]}).encode()
+    tomorrow = int(time.time() * 1000) + 2 * DAY_MS  # one such time, and all other items would be too old
+    early = ItemEvent(item=Item(item_id=8, publish_ms=tomorrow), content=[[1.0] * WIDTH]).to_bytes()
     with following(folder, kafka, prefix, settings()):
-        send(kafka, prefix, b"{not json", wide, endless, 5)
+        send(kafka, prefix, b"{not json", wide, endless, early, 5)
         wait_for(folder, 5)
     with closing(LogReader(kafka, topic_name(prefix, "dead-letters"), {0: 0}, TIMEOUT_S)) as reader:
         records = reader.poll(10, TIMEOUT_S)
     letters = [letter for r in records if isinstance(letter := decode(DeadLetter, r.value), DeadLetter)]
-    assert [letter.offset for letter in letters] == [0, 1, 2]
+    assert [letter.offset for letter in letters] == [0, 1, 2, 3]
     assert f"must be {WIDTH} wide" in letters[1].reason
     assert "content" in letters[2].reason
+    assert "item.publish_ms must be at most a day after the record's own time" in letters[3].reason
 
 
 def test_only_so_many_snapshots_are_kept(folder: Path, kafka: str, prefix: str) -> None:

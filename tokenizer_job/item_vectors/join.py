@@ -12,7 +12,8 @@ from tokenizer_job.item_vectors.content import unit_rows
 
 Floats = npt.NDArray[np.float32]
 NEIGHBOURS = 10
-CHUNK = 1024
+CHUNK_BYTES = 2**27
+"""Of the likenesses of some items to all that were met, and of the order of these."""
 
 
 def join(collaborative: Floats, content: Floats, collaborative_weight: float, content_weight: float) -> Floats:
@@ -30,8 +31,11 @@ def neighbours_mean(content: Floats, seen_content: Floats, seen_collaborative: F
     known = np.flatnonzero(content.any(1))
     if not len(seen_content):
         return mean
-    for chunk in np.array_split(known, -(-len(known) // CHUNK) or 1):
-        likeness = content[chunk] @ seen_content.T
-        nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :NEIGHBOURS]
-        mean[chunk] = unit_rows(seen_collaborative[nearest].mean(1))
+    rows = max(1, CHUNK_BYTES // (16 * len(seen_content)))
+    for start in range(0, len(known), rows):
+        chunk = known[start : start + rows]
+        unlike = -(content[chunk] @ seen_content.T)
+        few = min(NEIGHBOURS, len(seen_content))
+        nearest = np.argpartition(unlike, few - 1, axis=1)[:, :few]
+        mean[chunk] = unit_rows(seen_collaborative[np.sort(nearest, axis=1)].mean(1))
     return mean
