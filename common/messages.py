@@ -19,6 +19,7 @@ NO_ITEM = -1
 
 Id = Annotated[int, Field(ge=0, lt=2**63)]
 TimeMs = Annotated[int, Field(ge=0, lt=2**53)]
+MOST_TAGS = 64
 DurationMs = Annotated[int, Field(ge=0, le=7 * 86_400_000)]
 
 
@@ -114,8 +115,8 @@ class Item(Message):
 
     item_id: Id
     author_id: Id = 0
-    tags: list[Id] = []
-    """Category ids."""
+    tags: Annotated[list[Id], Field(max_length=MOST_TAGS)] = []
+    """Category ids. The index has room for the longest list in every row."""
     music_id: Id = 0
     duration_ms: DurationMs = 0
     publish_ms: TimeMs = 0
@@ -255,7 +256,7 @@ class RolloutGroup(Message):
     tokenizer_version: str
     index_version: Annotated[int, Field(ge=1)]
     sampler: Sampler
-    codes: list[list[Annotated[int, Field(ge=0)]]] = []
+    codes: list[list[Annotated[int, Field(ge=0, lt=2**16)]]] = []
     """Semantic IDs, one code a level."""
     log_probs: list[list[LogProb]] = []
     """Of the policy that generated them, by level."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.messages import NO_ITEM, Events, Impression, RolloutGroup, Sampler, Session, decode
+from common.messages import MOST_TAGS, NO_ITEM, Events, Impression, Item, RolloutGroup, Sampler, Session, decode
 
 SESSION = Session(session_id="s1", user_id=3, time_ms=10, impressions=[Impression(item_id=1, time_ms=10, play_ms=5)])
 
@@ -80,3 +80,12 @@ def test_a_group_has_rewards_for_items_only() -> None:
 def test_event_columns_must_agree() -> None:
     with pytest.raises(ValueError, match="one length"):
         Events(item_id=[1, 2], time_ms=[1], play_ms=[1], duration_ms=[1], labels=[1])
+
+
+def test_an_item_has_so_many_tags_at_most() -> None:
+    """The index has as many columns of tags as the item with the most has."""
+    assert not isinstance(decode(Item, Item(item_id=1, tags=[7] * MOST_TAGS).to_bytes()), str)
+    told = decode(Item, b'{"item_id": 1, "tags": [%s]}' % b",".join([b"7"] * (MOST_TAGS + 1)))
+    assert isinstance(told, str)
+    assert "tags" in told
+    assert str(MOST_TAGS) in told
