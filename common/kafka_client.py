@@ -14,6 +14,9 @@ from kafka.errors import KafkaError
 
 from common.access import access
 
+MOST_TURN_S = 2.0
+"""Longest that one broker is waited for before the next one is tried: a machine that is down does not answer at all."""
+
 
 class StreamError(RuntimeError):
     """The stream cannot be used as asked; names the broker (HOST:PORT) and the cause."""
@@ -53,14 +56,15 @@ def named(bootstrap: str) -> Iterator[None]:
 
 def await_connection(bootstrap: str, timeout_s: float) -> None:
     """Wait until one of the brokers accepts a connection: the clients would say only that time ran out."""
-    deadline, cause = time.monotonic() + timeout_s, ""
+    addresses = bootstrap.split(",")
+    deadline, cause, turn_s = time.monotonic() + timeout_s, "", max(timeout_s / len(addresses) / 2, 0.1)
     while True:
-        for address in bootstrap.split(","):
+        for address in addresses:
             host, separator, port = address.strip().rpartition(":")
             if not separator or not port.isdigit():
                 raise StreamError(f"stream.bootstrap must be HOST:PORT[,HOST:PORT...], got {bootstrap!r}")
             try:
-                with socket.create_connection((host.strip("[]"), int(port)), timeout=max(deadline - time.monotonic(), 0.1)):
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=min(turn_s, MOST_TURN_S)):
                     return
             except OSError as error:
                 cause = str(error)
