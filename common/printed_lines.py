@@ -10,7 +10,8 @@ from typing import TextIO
 
 RAY_PREFIX = re.compile(r"(?:\x1b\[\d+m)?\(\w+ pid=\d+[^)]*\)(?:\x1b\[0m)? ")
 """What Ray puts before an actor's line when it repeats it in the fleet's process."""
-log = logging.getLogger("printed")
+PRINTED = "printed"
+log = logging.getLogger(PRINTED)
 
 
 class PrintedLines(io.TextIOBase):

@@ -24,12 +24,14 @@ from types import TracebackType
 
 from common.access import access
 from common.endpoints import Endpoints
-from common.printed_lines import PrintedLines
+from common.printed_lines import PRINTED, PrintedLines
 
 FORMAT_VARIABLE = "ONEREC_LOG_FORMAT"
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 BURST, WINDOW_S = 10, 60.0
 """So many records of one kind within so many seconds are let through."""
+PRINTED_BURST = 200
+"""Of what was printed: all of it is one kind, and a traceback is many lines."""
 FACTS = ("version", "step", "reason", "user")
 """What a call may give as ``extra``: parameter version, trainer's step, kind of a failure, `user_tag`."""
 QUIETER = dict.fromkeys(("kafka", "httpx", "uvicorn"), logging.WARNING) | {"kafka.net.selector": logging.ERROR}
@@ -129,7 +131,7 @@ class FloodGate(logging.Filter):
             self._seen.clear()
         kind = (record.name, str(record.msg), str(getattr(record, "reason", "")))
         self._seen[kind] += 1
-        if self._seen[kind] > BURST:
+        if self._seen[kind] > (PRINTED_BURST if record.name == PRINTED else BURST):
             self._held[kind] += 1
             return False
         if held := self._held.pop(kind, 0):

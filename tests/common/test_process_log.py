@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 import pytest
 
-from common.process_log import BURST, WINDOW_S, FloodGate, JsonLines, _key, user_tag
+from common.process_log import BURST, PRINTED_BURST, WINDOW_S, FloodGate, JsonLines, _key, user_tag
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -97,6 +97,12 @@ def test_what_is_said_too_often_is_held_back_and_counted(monkeypatch: pytest.Mon
     after = say("no rewards for %d")
     assert after is not None
     assert after.getMessage() == "no rewards for 1"
+
+
+def test_a_printed_traceback_comes_out_whole_and_a_printed_flood_does_not() -> None:
+    gate = FloodGate()
+    records = (logging.makeLogRecord({"name": "printed", "msg": "%s", "args": (f"line {k}",)}) for k in range(1000))
+    assert sum(gate.filter(record) for record in records) == PRINTED_BURST > 100
 
 
 @pytest.mark.parametrize("room", ["common", "trainer", "rollout", "reward_service", "tokenizer_job", "deploy"])
