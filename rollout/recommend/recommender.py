@@ -8,6 +8,7 @@ waits for:    nothing; newer parameters and indexes are loaded beside it
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -33,7 +34,8 @@ from rollout.recommend.pools import Ranked
 from rollout.recommend.sessions import Histories
 
 LOOK_EVERY_S = 0.5
-READER = "recommend"
+READER = f"recommend-{platform.node()}"
+"""Each machine or pod has one endpoint, of which the publisher waits for every one."""
 log = logging.getLogger(__name__)
 
 

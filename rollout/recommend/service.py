@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from common.context import Context
 from common.endpoints import Endpoints
@@ -101,13 +102,14 @@ class RecommendService:
         began, arm = time.perf_counter(), self.arms.of(request.user_id)
         source: Source = "generated"
         shown: Ranked | None
+        seen = np.empty(0, np.int64)
         if self.shedder.admits(self._waiting):
-            made = await self._generated(request, arm)
+            made, seen = await self._generated(request, arm)
             shown = self.pools.serve(request.user_id, made.without(self.pools.served(request.user_id)), request.count)
         else:
             shown = self.pools.take(request.user_id, request.count, request.exclude, time.monotonic())
             source = "popular" if shown is None else "cached"
-        told = self._told(shown, request, source, arm)
+        told = self._told(shown, request, source, arm, seen)
         self._count(shown, source, arm, time.perf_counter() - began)
         return told
 
@@ -121,7 +123,8 @@ class RecommendService:
         self.sessions.close()
         self.recommender.close()
 
-    async def _generated(self, request: RecommendRequest, arm: RecommendArm) -> Ranked:
+    async def _generated(self, request: RecommendRequest, arm: RecommendArm) -> tuple[Ranked, npt.NDArray[np.int64]]:
+        """A new list, in order, and the items of the user's history."""
         asked = _Asked(request, arm, asyncio.get_running_loop().create_future())
         self._waiting += 1
         RECOMMEND_WAITING.set(self._waiting)
@@ -132,7 +135,10 @@ class RecommendService:
             self._waiting -= 1
             RECOMMEND_WAITING.set(self._waiting)
         count = self.settings.recommend.selected(arm)
-        return await self._selection.ordered(made, context, count, arm) if count else made
+        if count:
+            fresh = made.without(self.pools.served(request.user_id))  # what will not be shown need not be scored
+            made = await self._selection.ordered(fresh, context, count, arm)
+        return made, context.events.item_id
 
     def _count(self, shown: Ranked | None, source: Source, arm: RecommendArm, seconds: float) -> None:
         RECOMMEND_LISTS.labels(source=source, arm=arm.name).inc()
@@ -141,15 +147,23 @@ class RecommendService:
             RECOMMEND_AGE_SECONDS.labels(arm=arm.name).observe(time.monotonic() - shown.made_s)
         self.degradation[arm.name].observe(shown, generated=source == "generated")
 
-    def _told(self, shown: Ranked | None, request: RecommendRequest, source: Source, arm: RecommendArm) -> RecommendResponse:
-        """The response; a list that is too short is filled up with popular items."""
+    def _told(
+        self,
+        shown: Ranked | None,
+        request: RecommendRequest,
+        source: Source,
+        arm: RecommendArm,
+        seen: npt.NDArray[np.int64],
+    ) -> RecommendResponse:
+        """The response; a list that is too short is filled up with popular items, which the user has not ``seen``."""
         items = [] if shown is None else shown.item_ids.tolist()
         log_probs = [] if shown is None else shown.log_probs.tolist()
         if self.settings.recommend.precision != "fp32" or arm.weights:
             log_probs = [[]] * len(items)
         found = [Recommendation(item_id=item, generated=own) for item, own in zip(items, log_probs, strict=True)]
         if len(items) < request.count:
-            taken = np.concatenate((self.pools.served(request.user_id), np.asarray([*items, *request.exclude], np.int64)))
+            told = np.asarray([*items, *request.exclude], np.int64)
+            taken = np.concatenate((self.pools.served(request.user_id), seen, told))
             more = self.recommender.popular(request.count - len(items), taken)
             found += [Recommendation(item_id=item) for item in more.tolist()]
         return RecommendResponse(

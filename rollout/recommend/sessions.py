@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 from common.context import Context
 from common.endpoints import Endpoints
-from common.history import HistoryStore, context_events, ranges_between
+from common.history import HistoryStore, Ranges, context_events, ranges_between
+from common.log_interval import held_ranges
 from common.metrics import RECOMMEND_STREAM_LAG
 from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
-from common.stream import TOPICS, LogReader, StreamError, partition_of, topic_name
+from common.stream import TOPICS, LogReader, partition_of, topic_name
 
 POLL_S = 0.05
 POLL_RECORDS = 200
@@ -37,8 +38,11 @@ class SessionFollower:
     def __init__(self, folder: Path, endpoints: Endpoints, settings: Settings) -> None:
         """Open the store ``RUN/recommend/history.sqlite`` and begin to follow; a lost store is read again from the log.
 
+        What the log no longer has is missing in the histories: a list that does without a user's older sessions is better
+        than none.
+
         Raises:
-            StreamError: the topic is missing, or no longer has what was not yet read.
+            StreamError: the topic is missing.
             HistoryError: the store is damaged.
         """
         self.path = folder / "recommend" / "history.sqlite"
@@ -52,8 +56,9 @@ class SessionFollower:
         with HistoryStore(self.path) as history:
             if history.users() == 0:
                 load_initial_histories(SessionLog.open(folder / "log"), history, settings.split.warm_days)
-            start = {p: history.end(p) for p in range(TOPICS["sessions"].count(self._partitions))}
-        topic = topic_name(endpoints.prefix, "sessions")
+            topic = topic_name(endpoints.prefix, "sessions")
+            held = held_ranges(endpoints.kafka, topic, settings.stream.timeout_s)
+            start = {p: _begin(history, p, held) for p in range(TOPICS["sessions"].count(self._partitions))}
         self._reader = LogReader(endpoints.kafka, topic, start, settings.stream.timeout_s)
         self._thread = threading.Thread(target=self._follow, name="session-follower", daemon=True)
         self._thread.start()
@@ -64,15 +69,13 @@ class SessionFollower:
         self._thread.join()
 
     def _follow(self) -> None:
-        with ExitStack() as opened:
-            opened.enter_context(closing(self._reader))
-            history = opened.enter_context(HistoryStore(self.path))
-            try:
+        try:
+            with closing(self._reader), closing(HistoryStore(self.path)) as history:
                 while not self._stop.is_set():
                     self._take(history)
-            except (StreamError, ValueError, OSError) as error:
-                self.failure = error
-                log.error("no longer following sessions: %s: %s", type(error).__name__, error)
+        except Exception as error:  # whatever it is, nobody else would notice that histories stand still
+            self.failure = error
+            log.exception("no longer following sessions")
 
     def _take(self, history: HistoryStore) -> None:
         before = dict(self._reader.positions)
@@ -85,6 +88,16 @@ class SessionFollower:
         if not any(lag.values()):
             self.caught_up.set()
             self._stop.wait(REST_S)
+
+
+def _begin(history: HistoryStore, partition: int, held: Ranges) -> int:
+    """The next position to read of a partition, past what the log has lost."""
+    end, (first, _) = history.end(partition), held[partition]
+    if end < first:
+        log.warning("partition %d: the log begins at %d, histories lack the sessions from %d on", partition, first, end)
+        history.advance(partition, first)
+        history.commit()
+    return history.end(partition)
 
 
 class Histories:

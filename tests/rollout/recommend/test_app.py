@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from common.settings import RecommendArm, Settings, load_settings
 from common.stream import Producer, create_topics, partition_of, topic_name
 from rollout.recommend.app import create_app
 from rollout.recommend.arms import Arms
+from rollout.recommend.pools import Ranked
 from rollout.recommend.service import RecommendService
 from rollout.recommend.sessions import Histories
 from tests.rollout.tiny_run import ITEMS, LEVELS, tiny_index, write_run
@@ -219,3 +221,35 @@ def test_weights_that_do_not_fit_are_named(ready: World, weights: str) -> None:
     changed = ready.settings.recommend.model_copy(update={"arms": tuple(arms)})
     with pytest.raises(ValueError, match=f"weights must be a policy file.*{weights}"):
         create_app(ready.folder, ready.endpoints, ready.settings.model_copy(update={"recommend": changed}))
+
+
+def test_a_list_is_filled_up_with_nothing_that_the_user_has_seen(ready: World) -> None:
+    ready.show(2, [3, 4, 5])
+    with closing(Histories(ready.service.sessions.path, ready.settings)) as histories:
+        await_that(lambda: len(histories.context(2, 2 * DAY_MS, 0).events) == 3)
+    found = ready.ask(user_id=2, count=ITEMS)
+    assert sorted(one.item_id for one in found.items) == sorted(set(range(ITEMS)) - {3, 4, 5})
+
+
+@pytest.mark.parametrize("world", [["recommend.select=10"]], indirect=True)
+def test_items_that_were_just_served_are_not_scored_again(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[set[int]] = []
+
+    async def ordered(made: Ranked, *_: object) -> Ranked:
+        scored.append(set(made.item_ids[:10].tolist()))
+        return made
+
+    monkeypatch.setattr(ready.service._selection, "ordered", ordered)
+    first = {one.item_id for one in ready.ask(count=10).items}
+    second = {one.item_id for one in ready.ask(count=10).items}
+    assert scored == [first, second]
+    assert not first & second
+
+
+def test_whatever_ends_the_following_of_sessions_ends_readiness(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(ready.service.sessions, "_take", full)
+    await_that(lambda: ready.client.get("/readyz").status_code == 503)
+    assert isinstance(ready.service.sessions.failure, sqlite3.OperationalError)
