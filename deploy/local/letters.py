@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from common.log_interval import held_ranges
 from common.messages import DeadLetter, decode
 from common.stream import LogReader, Record, topic_name
 
@@ -16,11 +17,13 @@ Letter = dict[str, Any]
 
 
 class LetterBox:
-    """Follows the dead letters of a run. One that was written again after a crash is one letter."""
+    """Follows the dead letters of a run that its topic still has. One that was written again after a crash is one letter."""
 
     def __init__(self, kafka: str, prefix: str, timeout_s: float) -> None:
         """Raises StreamError if the broker does not answer or lacks the topic."""
-        self._reader = LogReader(kafka, topic_name(prefix, "dead-letters"), {0: 0}, timeout_s)
+        topic = topic_name(prefix, "dead-letters")
+        begins = {partition: first for partition, (first, _) in held_ranges(kafka, topic, timeout_s).items()}
+        self._reader = LogReader(kafka, topic, begins, timeout_s)
         self._seen: set[bytes | None] = set()
 
     @property
