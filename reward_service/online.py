@@ -171,10 +171,16 @@ class OnlineLearner:
 
 
 def follow(folder: Path, stop: Event, metrics_url: str = "") -> None:
-    """Open a run and learn from its sessions until ``stop``; says in ``ready/learner.json`` when it does."""
+    """Open a run and learn from its sessions until ``stop``, if it is to; says in ``ready/learner.json`` when it does."""
     compute_with(threads=1)
-    endpoints = Endpoints.read(folder)
-    learner = OnlineLearner(folder, endpoints.kafka, endpoints.prefix, load_settings(folder / "settings.json"))
+    endpoints, settings = Endpoints.read(folder), load_settings(folder / "settings.json")
+    if not settings.reward.online.on:
+        log.info("reward.online.publish_every is 0: the preference model stays as it is")
+        say_ready(folder, "learner", metrics=metrics_url)
+        while not stop.wait(POLL_S):
+            PULSE.beat()
+        return
+    learner = OnlineLearner(folder, endpoints.kafka, endpoints.prefix, settings)
     try:
         say_ready(folder, "learner", metrics=metrics_url)
         learner.run(stop)

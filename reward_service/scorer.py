@@ -7,10 +7,11 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from common.context import Context
-from common.item_index import IndexFollower
+from common.item_index import IndexFollower, ItemIndex
 from common.messages import ScoreRequest, ScoreResponse, UserContext
 from common.metrics import REWARD_INDEX_VERSION, REWARD_MODEL_VERSION
 from common.settings import RewardSettings
@@ -20,6 +21,9 @@ from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.labels import OBJECTIVES
 from reward_service.rewards import Rewards
 
+P_SCORE = "p_score"
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
 
 
@@ -86,6 +90,18 @@ class Scorer:
             UnknownItemError: an item is not in that index.
             ArithmeticError: the model gave a value that is no probability.
         """
+        artefact, index, rows, columns = self._judge(request)
+        told = not request.rewards_only
+        return ScoreResponse(
+            reward_version=artefact.card.version,
+            index_version=request.index_version,
+            rewards=self._rewards(columns, index, rows, request.terms).tolist(),
+            p_score=columns[P_SCORE].tolist() if told else [],
+            towers={objective: columns[objective].tolist() for objective in OBJECTIVES} if told else {},
+        )
+
+    def _judge(self, request: ScoreRequest) -> tuple[Artefact, ItemIndex, Ints, dict[str, Floats]]:
+        """The model that answers, the index, the items' rows in it, and their probabilities by term."""
         artefact, builder = self._artefact(request.reward_version), self._builder(request.index_version)
         rows = builder.index.rows(np.asarray(request.item_ids, np.int64))
         if (rows < 0).any():
@@ -99,20 +115,13 @@ class Scorer:
         if not (p.isfinite().all() and towers.isfinite().all()):
             raise ArithmeticError(f"model {artefact.card.version} gave a score that is not finite")
         columns = {objective: towers[:, k].numpy() for k, objective in enumerate(OBJECTIVES)}
-        told = not request.rewards_only
-        return ScoreResponse(
-            reward_version=artefact.card.version,
-            index_version=request.index_version,
-            rewards=self._rewards(columns | {"p_score": p.numpy()}, builder.index, rows, request.terms).tolist(),
-            p_score=p.tolist() if told else [],
-            towers={objective: column.tolist() for objective, column in columns.items()} if told else {},
-        )
+        return artefact, builder.index, rows, columns | {P_SCORE: p.numpy()}
 
     def warm_up(self) -> None:
-        """Score the current index's first item for a new user, as a request would."""
+        """Judge the current index's first item for a new user, as a request would. It counts in no share of items."""
         index = self._indexes.current
         first = int(index.item_ids[0])
-        self.score(ScoreRequest(context=UserContext(user_id=0, time_ms=0), item_ids=[first], index_version=index.version))
+        self._judge(ScoreRequest(context=UserContext(user_id=0, time_ms=0), item_ids=[first], index_version=index.version))
 
     def close(self) -> None:
         """Stop following models and index."""

@@ -18,9 +18,11 @@ from fastapi import FastAPI
 
 from common.item_index import prune
 from common.messages import Events, ScoreRequest, ScoreResponse, UserContext
+from common.settings import IndustrialSettings, RewardSettings
 from reward_service.app import create_app
 from reward_service.artefact import load_artefact, save_artefact
 from reward_service.labels import OBJECTIVES
+from reward_service.rewards import Rewards
 from reward_service.scorer import Scorer
 from tests.reward_service.tiny_world import DAY0_MS, make_index
 
@@ -327,3 +329,16 @@ def test_a_model_that_fails_is_never_served(own_run: Path, fault: str, caplog: p
 
     assert talk(own_run, conversation) == {first}
     assert len([record for record in caplog.records if "is refused" in record.getMessage()]) == 1
+
+
+def test_the_warm_up_counts_in_no_share(run_folder: Path) -> None:
+    rule = IndustrialSettings(tags=[0, 1, 2, 3], share_limit=0.1)
+    rewards = Rewards(RewardSettings(industrial=rule))
+    assert rewards.industrial is not None
+    scorer = Scorer(run_folder / "reward", run_folder / "index", rewards)
+    shares = []
+    for work in (scorer.warm_up, lambda: scorer.score(ScoreRequest.model_validate(request_of([100])))):
+        work()
+        shares.append(rewards.industrial.share)
+    scorer.close()
+    assert [share is None for share in shares] == [True, False]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
 from common.messages import Session
-from common.settings import Settings
+from common.settings import Settings, save_settings
 from common.stream import Producer, create_topics, partition_of, topic_name
 from reward_service.artefact import committed, load_artefact
-from reward_service.online import OnlineLearner
+from reward_service.online import OnlineLearner, follow
 from tests.reward_service.tiny_world import DAYS, USERS, make_index, make_sessions, tiny_settings
 
 TIMEOUT_S = 10.0
@@ -159,3 +161,14 @@ def test_a_model_of_another_tokenizer_is_refused(kafka: str, prefix: str, folder
     make_index(tokenizer="another").save(folder / "index" / "000001")
     with pytest.raises(ValueError, match="was trained with tokenizer 't1', the item index is of 'another'"):
         OnlineLearner(folder, kafka, prefix, settings())
+
+
+def test_a_model_that_is_to_stay_as_it_is_stays(folder: Path, kafka: str, prefix: str) -> None:
+    save_settings(settings(publish_every=0), folder / "settings.json")
+    (folder / "endpoints.json").write_text(json.dumps({"run": "r", "kafka": kafka, "prefix": prefix, "reward": ""}))
+    send(kafka, prefix, renamed(make_sessions()))
+    before, stop = sorted((folder / "reward").iterdir()), Event()
+    stop.set()
+    follow(folder, stop)
+    assert (folder / "ready" / "learner.json").exists()
+    assert sorted((folder / "reward").iterdir()) == before
