@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -85,21 +84,12 @@ class Sampler:
 
     def _context(self, user_id: int) -> Context:
         partition = partition_of(user_id, self.settings.stream.partitions)
-        path = self._history(partition)
-        with closing(Histories(path, self.settings)) as histories:
+        with closing(Histories(self.run.history(partition), self.settings)) as histories:
             context = histories.context(user_id, 0, 0)
         if not len(context.events) and not context.profile:
             raise ValueError(f"user {user_id} is not known to this run")
         time_ms = int(context.events.time_ms.max(initial=0))
         return Context(user_id, time_ms, 0, context.profile, context.events)
-
-    def _history(self, partition: int) -> Path:
-        """The store of the trainer's rank that owns the partition."""
-        ranks = self.settings.trainer.ranks
-        path = self.run.path / ("history.sqlite" if ranks == 1 else f"history-{partition % ranks}.sqlite")
-        if not path.exists():
-            raise ValueError("the trainer has no histories yet: ask again once it runs")
-        return path
 
     def _newest(self) -> list[tuple[int, Policy]]:
         """The newest version and the one before, oldest first. Loaded once each."""

@@ -30,7 +30,7 @@ def of_user(name: str, user: int, partitions: int, run_folder: Path | None) -> S
     if name == "rollout-groups":
         if run_folder is None:
             raise ValueError("--user of rollout-groups needs --run-folder, whose history store knows the sessions' users")
-        history = _history(run_folder, home)
+        history = RunFolder.open(run_folder).history(home)
         return lambda record: _is_answer_to(record, user, home, history)
     raise ValueError(f"--user selects records of sessions, rollout-requests and rollout-groups, got {name}")
 
@@ -50,12 +50,3 @@ def _is_answer_to(record: Record, user: int, home: int, history: Path) -> bool:
     with closing(sqlite3.connect(f"{history.resolve().as_uri()}?mode=rw", uri=True)) as store:
         where = "SELECT 1 FROM events WHERE user_id = ? AND position = ?"
         return store.execute(where, (user, group.offset)).fetchone() is not None
-
-
-def _history(run_folder: Path, partition: int) -> Path:
-    """The history store of the trainer's rank that owns a partition."""
-    rank = partition % RunFolder.open(run_folder).settings.trainer.ranks
-    path = run_folder / (f"history-{rank}.sqlite" if rank else "history.sqlite")
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: the trainer of this run has not begun")
-    return path

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.settings import Settings, load_settings, save_settings
+from common.worker import machine
 
 RUNS = Path("runs")
 """Where runs go that nobody named a folder for."""
@@ -85,6 +86,25 @@ class RunFolder:
         """Where the sessions come from: ``kind`` and ``path``."""
         source: dict[str, str] = read_json(self.path / "source.json")
         return source
+
+    def history(self, partition: int) -> Path:
+        """The history store of the trainer's rank that owns a partition of the sessions, readable on that rank's machine.
+
+        Raises:
+            ValueError: there is none yet, or the rank runs on another machine: SQLite's log is shared memory, which machines
+                do not share, even where they share the disk.
+        """
+        ranks = self.settings.trainer.ranks
+        rank = partition % ranks
+        path = self.path / ("history.sqlite" if ranks == 1 else f"history-{rank}.sqlite")
+        if not path.exists():
+            raise ValueError(
+                f"{path.name} does not exist: the trainer of this run has no histories yet, ask again once it runs"
+            )
+        ready = self.ready_file(f"trainer-{rank}" if rank else "trainer")
+        if ready.exists() and read_json(ready).get("machine", machine()) != machine():
+            raise ValueError(f"{path} is in use by a trainer on another machine: ask there")
+        return path
 
     def log_file(self, process: str) -> Path:
         """Where a process writes."""

@@ -115,7 +115,7 @@ def test_a_run_that_has_just_begun_has_a_page_without_figures(recorded: RunFolde
         asked = client.get("/sample", params={"user": "1"})
     assert page.count("nothing measured yet") == 4
     assert "<b>—</b><span>sessions</span>" in page
-    assert (asked.status_code, "the trainer has no histories yet" in asked.text) == (422, True)
+    assert (asked.status_code, "the trainer of this run has no histories yet" in asked.text) == (422, True)
 
 
 def test_requests_are_bounded(client: TestClient) -> None:
