@@ -199,13 +199,14 @@ def run_lanes(run: RunFolder, lanes: list[list[str]], on_line: Callable[[dict[st
 
     Args:
         run: where they work.
-        lanes: step names of `deploy.local.prepare`. Several lanes share the cores evenly.
+        lanes: step names of `deploy.local.prepare`. Several lanes share the cores evenly: those that this process may
+            use, or what ``OMP_NUM_THREADS`` says, since a container's limit is no such restriction.
         on_line: called with each running step's newest line of progress.
 
     Raises:
         StackError: a step failed; shows the end of its log.
     """
-    threads = max(1, (os.cpu_count() or 1) // len(lanes))
+    threads = max(1, _cores() // len(lanes))
     waiting = [list(lane) for lane in lanes]
     running: dict[int, Child] = {}
     try:
@@ -222,6 +223,11 @@ def run_lanes(run: RunFolder, lanes: list[list[str]], on_line: Callable[[dict[st
     finally:
         for child in running.values():
             child.terminate(0.5)
+
+
+def _cores() -> int:
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isascii() and told.isdigit() else len(os.sched_getaffinity(0))
 
 
 def _spawn_step(run: RunFolder, step: str, threads: int) -> Child:

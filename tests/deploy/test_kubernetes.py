@@ -182,3 +182,10 @@ def test_ranks_and_actors_have_room(manifests: list[Manifest]) -> None:
 
 def test_alerts_are_those_of_prometheus() -> None:
     assert RULE.read_text() == as_rule(ALERTS.read_text())
+
+
+def test_redis_lets_in_whoever_asks_it(manifests: list[Manifest]) -> None:
+    (policy,) = (one for one in manifests if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "redis")
+    (rule,) = policy["spec"]["ingress"]
+    (chosen,) = rule["from"][0]["podSelector"]["matchExpressions"]
+    assert set(chosen["values"]) == {"trainer", "rollout", "actors", "recommend", "ray-head", "dashboard"}

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from common.settings import load_settings
+from deploy.local import stack
 from deploy.local.preflight import PreflightError, default_profile, detect
 from deploy.local.prepare import Say, is_done, run_step
 from deploy.local.processes import StackError
@@ -126,3 +128,11 @@ def test_data_folders_are_known_by_their_files(tmp_path: Path) -> None:
 def test_an_imported_log_gets_the_profile_of_its_data(tmp_path: Path) -> None:
     (tmp_path / "log.json").write_text('{"source": "kuairand"}')
     assert default_profile(detect(tmp_path)) == "kuairand"
+
+
+def test_preparation_uses_the_cores_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert stack._cores() == 3
+    for told in ("", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert stack._cores() == len(os.sched_getaffinity(0))
