@@ -42,7 +42,10 @@ class TopicSpec:
     name: str
     partitions: int | None
     retention_ms: int
+    """How long a record stays after its own time."""
     max_bytes: int = MAX_BYTES
+    replayed: bool = False
+    """Whether a replayed log puts its own times here, which are long past."""
 
     def count(self, partitions: int) -> int:
         """Its number of partitions where the settings say ``partitions``."""
@@ -52,8 +55,8 @@ class TopicSpec:
 TOPICS = {
     spec.name: spec
     for spec in (
-        TopicSpec("sessions", None, 7 * DAY_MS),
-        TopicSpec("items", 1, 30 * DAY_MS),
+        TopicSpec("sessions", None, 7 * DAY_MS, replayed=True),
+        TopicSpec("items", 1, 30 * DAY_MS, replayed=True),
         TopicSpec("rollout-requests", None, DAY_MS),
         TopicSpec("rollout-groups", None, 7 * DAY_MS),
         TopicSpec("dead-letters", 1, 30 * DAY_MS),
@@ -113,8 +116,11 @@ def wait_for_broker(bootstrap: str, timeout_s: float) -> None:
         admin.describe_cluster()
 
 
-def create_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float) -> None:
-    """Create what is missing of `TOPICS`, then check them all as `check_topics` does."""
+def create_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float, *, replayed: bool = False) -> None:
+    """Create what is missing of `TOPICS`, then check them all as `check_topics` does.
+
+    With ``replayed`` sessions and items are kept without limit: Kafka would remove those of an old log as soon as they came.
+    """
     with admin_client(bootstrap, timeout_s) as admin:
         present = admin.list_topics()
         missing = {
@@ -122,7 +128,7 @@ def create_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float
                 "num_partitions": spec.count(partitions),
                 "replication_factor": -1,
                 "configs": {
-                    "retention.ms": str(spec.retention_ms),
+                    "retention.ms": str(-1 if replayed and spec.replayed else spec.retention_ms),
                     "max.message.bytes": str(REQUEST_BYTES),
                     "cleanup.policy": "delete",
                 },

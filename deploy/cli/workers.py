@@ -29,6 +29,9 @@ def create(
     prefix: Annotated[str, typer.Option("--prefix", help="First part of the topic names.")] = "onerec",
     partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of sessions and rollout-requests.")] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds.")] = 30.0,
+    replayed: Annotated[
+        bool, typer.Option("--replayed", help="A log of the past will be replayed: keep sessions and items without limit.")
+    ] = False,
 ) -> None:
     """Create all topics, or check those that exist."""
     from deploy.local.preflight import check_kafka
@@ -36,7 +39,7 @@ def create(
     check_kafka(kafka)
     from common.stream import TOPICS, create_topics, topic_name
 
-    create_topics(kafka, prefix, partitions, timeout_s)
+    create_topics(kafka, prefix, partitions, timeout_s, replayed=replayed)
     say("topics are in place: " + ", ".join(topic_name(prefix, name) for name in TOPICS))
 
 

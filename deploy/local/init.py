@@ -48,7 +48,7 @@ def init_run(folder: Path, settings: Settings, source: dict[str, str], name: str
     if run.endpoints.exists():
         wanted = _agreed(run, wanted, ("run", "kafka", "reward") if given else ("kafka", "reward"))
     view.phase("topics")
-    create_topics(wanted.kafka, wanted.prefix, stream.partitions, stream.timeout_s)
+    create_topics(wanted.kafka, wanted.prefix, stream.partitions, stream.timeout_s, replayed=stream.replayed)
     if not run.endpoints.exists():
         write_json(run.endpoints, wanted.model_dump())
     return wanted

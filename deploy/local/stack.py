@@ -83,7 +83,7 @@ class Stack:
         """
         stream, name = self.settings.stream, f"run-{secrets.token_hex(4)}"
         prefix = f"{stream.prefix}.{name}"
-        create_topics(self.kafka, prefix, stream.partitions, stream.timeout_s)
+        create_topics(self.kafka, prefix, stream.partitions, stream.timeout_s, replayed=True)
         reward = self._start_reward()
         endpoints = {"run": name, "kafka": self.kafka, "prefix": prefix, "reward": reward}
         write_json(self.run.endpoints, endpoints)

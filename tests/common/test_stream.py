@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -19,6 +20,7 @@ from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.partitioner.default import murmur2
 
 from common.stream import (
+    DAY_MS,
     MAX_BYTES,
     TOPICS,
     LogReader,
@@ -201,6 +203,26 @@ def test_a_position_after_the_end_names_both_offsets(kafka: str, topic: str, pro
         assert reader.poll(1, 0.05) == []
     with pytest.raises(StreamError, match=rf"Kafka at {kafka} does not have position 6 of {topic}\[0\]; the log ends at 5"):
         LogReader(kafka, topic, {0: 6, 1: 0}, TIMEOUT_S)
+
+
+@pytest.mark.parametrize(("replayed", "sessions_ms"), [(False, 7 * DAY_MS), (True, -1)])
+def test_a_log_of_the_past_is_kept_without_limit(
+    kafka: str, monkeypatch: pytest.MonkeyPatch, replayed: bool, sessions_ms: int
+) -> None:
+    asked: dict[str, dict[str, Any]] = {}
+    create = KafkaAdminClient.create_topics
+
+    def spied(self: KafkaAdminClient, topics: dict[str, dict[str, Any]], **options: Any) -> Any:
+        asked.update(topics)
+        return create(self, topics, **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(KafkaAdminClient, "create_topics", spied)
+    prefix = f"replayed-{replayed}"
+    create_topics(kafka, prefix, 1, TIMEOUT_S, replayed=replayed)
+    told = {name.removeprefix(f"{prefix}."): int(one["configs"]["retention.ms"]) for name, one in asked.items()}
+    assert told == {spec.name: spec.retention_ms for spec in TOPICS.values()} | (
+        {"sessions": sessions_ms, "items": -1 if replayed else 30 * DAY_MS}
+    )
 
 
 def test_a_position_before_the_beginning_names_both_offsets(
