@@ -42,17 +42,24 @@ M = TypeVar("M", bound=Message)
 
 
 class LogManifest(Message):
-    """What a log holds. ``positive_label`` are the bits that make an impression a target at evaluation."""
+    """What a session log holds."""
 
     source: str
+    """What it was made of. If no profile is named, `kuairand` and `amazon` are run by theirs, all else by `demo`."""
     day0_ms: int
     """Midnight, in the data's own time zone, that begins the day of the first session (unix ms)."""
     items: Count
+    """Lines of `items.jsonl.gz`; the rows of `content.npy` are in their order."""
     users: Count
+    """Lines of `users.jsonl.gz`."""
     sessions: Count
+    """Lines of `sessions.jsonl.gz`."""
     impressions: Count
+    """Of all sessions."""
     static_fields: list[str]
+    """Names of the profiles' fields; the policy reads those that `policy.static_fields` names."""
     positive_label: LabelBits
+    """Bits of `Label`: an impression with one of them is a target at evaluation."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from common import messages
 from common.messages import Message
+from common.session_log import LogManifest
 from common.settings import Settings
 from deploy.reference.metrics import metrics_block
 from deploy.reference.schema import Table, tables
@@ -23,6 +24,11 @@ REQUESTS: dict[str, type[Message]] = {
     "POST /v1/recommend, request": messages.RecommendRequest,
     "POST /v1/recommend, response": messages.RecommendResponse,
 }
+LOG_FILES: dict[str, type[Message]] = {
+    "log.json": LogManifest,
+    "users.jsonl.gz, a line": messages.User,
+}
+"""What lies in a session log and on no topic."""
 
 
 def settings_block() -> str:
@@ -31,10 +37,10 @@ def settings_block() -> str:
 
 
 def messages_block() -> str:
-    """Every message by its topic or route, and then what messages are made of, once each."""
+    """Every message by its topic, route or file, and then what messages are made of, once each."""
     told: list[str] = []
     parts: dict[str, Table] = {}
-    for place, model in (TOPICS | REQUESTS).items():
+    for place, model in (TOPICS | REQUESTS | LOG_FILES).items():
         whole, *inner = (table.without("schema_version") for table in tables(model))
         told.append(_section(place, whole, "field"))
         parts |= {table.name: table for table in inner}

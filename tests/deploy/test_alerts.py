@@ -20,6 +20,8 @@ RUNBOOKS = ROOT / "docs" / "runbooks.md"
 
 BUCKETS = ("0.25", "0.5", "1.0", "+Inf")
 MINUTES = 60
+SCRAPED = {f'up{{job="{worker}"}}': "1+0x60" for worker in ("trainer", "rollout", "recommend", "tokenizer")}
+"""Workers that answer; the learner is the one that a case is about."""
 CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "TrainerNotStepping": (
         {"onerec_trainer_step_seconds_count": "5+0x60", 'onerec_trainer_stream_lag_records{topic="sessions"}': "9+0x60"},
@@ -132,12 +134,19 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'onerec_recommend_requests_total{code="500"}': "0+0x60", 'onerec_recommend_requests_total{code="200"}': "0+9x60"},
     ),
     "WorkerDown": (
-        {'up{job="onerec/learner"}': "0+0x60"},
-        {'up{job="onerec/learner"}': "1+0x60", 'up{job="node"}': "0+0x60"},
+        SCRAPED | {'up{job="onerec/learner"}': "0+0x60"},
+        SCRAPED | {'up{job="onerec/learner"}': "1+0x60", 'up{job="node"}': "0+0x60"},
     ),
     "TokenizerDrift": ({"onerec_tokenizer_drift_alarm_number": "1+0x60"}, {"onerec_tokenizer_drift_alarm_number": "0+0x60"}),
 }
 """For every alert, series (by the minute) under which it must fire within an hour, and others under which it must not."""
+
+
+ABSENT: dict[str, dict[str, str]] = {
+    "RewardServiceDown": {'up{job="trainer"}': "1+0x60"},
+    "WorkerDown": SCRAPED | {'up{job="reward"}': "1+0x60"},
+}
+"""Series of what is scraped while one part has no target at all: the alert must fire, too."""
 
 
 def rules() -> list[dict[str, Any]]:
@@ -183,6 +192,7 @@ def test_every_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path) -> N
     tests = [
         _test(alert, case, fires) for alert, cases in CASES.items() for case, fires in zip(cases, (True, False), strict=True)
     ]
+    tests += [_test(alert, case, fires=True) for alert, case in ABSENT.items()]
     file = tmp_path / "tests.json"  # JSON is YAML
     file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
