@@ -45,7 +45,7 @@ class TopicSpec:
     """How long a record stays after its own time."""
     max_bytes: int = MAX_BYTES
     replayed: bool = False
-    """Whether a replayed log puts its own times here, which are long past."""
+    """Whether records of a log that is replayed come here with their own times, which are long past."""
 
     def count(self, partitions: int) -> int:
         """Its number of partitions where the settings say ``partitions``."""
@@ -57,8 +57,8 @@ TOPICS = {
     for spec in (
         TopicSpec("sessions", None, 7 * DAY_MS, replayed=True),
         TopicSpec("items", 1, 30 * DAY_MS, replayed=True),
-        TopicSpec("rollout-requests", None, DAY_MS),
-        TopicSpec("rollout-groups", None, 7 * DAY_MS),
+        TopicSpec("rollout-requests", None, DAY_MS, replayed=True),
+        TopicSpec("rollout-groups", None, 7 * DAY_MS, replayed=True),
         TopicSpec("dead-letters", 1, 30 * DAY_MS),
     )
 }
@@ -119,7 +119,7 @@ def wait_for_broker(bootstrap: str, timeout_s: float) -> None:
 def create_topics(bootstrap: str, prefix: str, partitions: int, timeout_s: float, *, replayed: bool = False) -> None:
     """Create what is missing of `TOPICS`, then check them all as `check_topics` does.
 
-    With ``replayed`` sessions and items are kept without limit: Kafka would remove those of an old log as soon as they came.
+    With ``replayed`` all but dead letters are kept without limit: Kafka would remove an old log's records at once.
     """
     with admin_client(bootstrap, timeout_s) as admin:
         present = admin.list_topics()

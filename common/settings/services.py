@@ -20,9 +20,6 @@ class StreamSettings(Section):
     """First part of every topic name; `onerec up` appends the run's name."""
     partitions: Annotated[int, Field(ge=1, le=1024)] = 2
     """Of ``sessions``, ``rollout-requests`` and ``rollout-groups``; a user's are all in one."""
-    replayed: bool = False
-    """Whether sessions come from a log of the past: then they and items are kept without limit, since Kafka counts a
-    record's age from its own time. `onerec up` replays in any case."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Bound on every call to the broker."""
 

@@ -10,6 +10,8 @@ import typer
 from common.settings import load_settings
 from deploy.cli.console import Data, Kafka, Overrides, Profile, RunFolderOption, say
 
+REPLAYED_VARIABLE = "ONEREC_REPLAYED"
+
 ReportFile = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Write the report to this JSON file, too.", show_default=False),
@@ -73,6 +75,12 @@ def init(
     name: Annotated[
         str, typer.Option("--name", help="Of the run, and of its topics.  [default: made up]", show_default=False)
     ] = "",
+    replayed: Annotated[
+        bool,
+        typer.Option(
+            "--replayed", envvar=REPLAYED_VARIABLE, help="A log of the past will be replayed: topics keep it without limit."
+        ),
+    ] = False,
 ) -> None:
     """Make a run whose parts are started one by one: by containers, by Kubernetes, or by hand.
 
@@ -94,7 +102,7 @@ def init(
     from deploy.local.live import View
 
     with View(Console(stderr=True)) as view:
-        endpoints = init_run(run_folder.resolve(), settings, source, name, reward, view)
+        endpoints = init_run(run_folder.resolve(), settings, source, name, reward, view, replayed=replayed)
     say(f"{run_folder} is run {endpoints.run}, with topics {endpoints.prefix}.* at {endpoints.kafka}")
 
 

@@ -30,7 +30,7 @@ def create(
     partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of sessions and rollout-requests.")] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds.")] = 30.0,
     replayed: Annotated[
-        bool, typer.Option("--replayed", help="A log of the past will be replayed: keep sessions and items without limit.")
+        bool, typer.Option("--replayed", help="A log of the past will be replayed: keep it without limit.")
     ] = False,
 ) -> None:
     """Create all topics, or check those that exist."""

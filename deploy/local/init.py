@@ -16,7 +16,16 @@ from deploy.local.stack import run_lanes
 from deploy.local.up import PREPARATION
 
 
-def init_run(folder: Path, settings: Settings, source: dict[str, str], name: str, reward: str, view: View) -> Endpoints:
+def init_run(
+    folder: Path,
+    settings: Settings,
+    source: dict[str, str],
+    name: str,
+    reward: str,
+    view: View,
+    *,
+    replayed: bool = False,
+) -> Endpoints:
     """Make a run folder, prepare it, create its topics, and write down where its parts are; that last.
 
     Started again it goes on with what is missing. A run that is ready stays as it is.
@@ -28,6 +37,7 @@ def init_run(folder: Path, settings: Settings, source: dict[str, str], name: str
         name: of the run; "" makes one up.
         reward: URL at which the reward service will be.
         view: shows the progress.
+        replayed: whether its sessions will be those of a log of the past, see `create_topics`.
 
     Raises:
         ValueError: the folder holds a run with other settings, another source or other endpoints.
@@ -48,7 +58,7 @@ def init_run(folder: Path, settings: Settings, source: dict[str, str], name: str
     if run.endpoints.exists():
         wanted = _agreed(run, wanted, ("run", "kafka", "reward") if given else ("kafka", "reward"))
     view.phase("topics")
-    create_topics(wanted.kafka, wanted.prefix, stream.partitions, stream.timeout_s, replayed=stream.replayed)
+    create_topics(wanted.kafka, wanted.prefix, stream.partitions, stream.timeout_s, replayed=replayed)
     if not run.endpoints.exists():
         write_json(run.endpoints, wanted.model_dump())
     return wanted

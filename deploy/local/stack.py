@@ -25,6 +25,8 @@ MAX_RESTARTS = 5
 RESTARTS_S = 600.0
 """A part that dies more than `MAX_RESTARTS` times within this time will not be mended by starting it once more."""
 TICK_S = 0.5
+THREADS_VARIABLE = "ONEREC_PREPARE_THREADS"
+"""Threads of preparation, for all that is done at a time."""
 STOP_ORDER = ("replay", "recommend", "trainer", "learner", "tokenizer", "rollout", "reward", "redis", "kafka", "dashboard")
 STOP_S = {"trainer": 60.0, "learner": 60.0, "tokenizer": 60.0, "rollout": 30.0}
 WORKERS = {
@@ -200,7 +202,7 @@ def run_lanes(run: RunFolder, lanes: list[list[str]], on_line: Callable[[dict[st
     Args:
         run: where they work.
         lanes: step names of `deploy.local.prepare`. Several lanes share the cores evenly: those that this process may
-            use, or what ``OMP_NUM_THREADS`` says, since a container's limit is no such restriction.
+            use, or as many as `THREADS_VARIABLE` says, since a container's limit is no such restriction.
         on_line: called with each running step's newest line of progress.
 
     Raises:
@@ -226,7 +228,7 @@ def run_lanes(run: RunFolder, lanes: list[list[str]], on_line: Callable[[dict[st
 
 
 def _cores() -> int:
-    told = os.environ.get("OMP_NUM_THREADS", "")
+    told = os.environ.get(THREADS_VARIABLE, "")
     return int(told) if told.isascii() and told.isdigit() else len(os.sched_getaffinity(0))
 
 

@@ -21,7 +21,9 @@ from common.http_service import run_service
 from common.process_log import FORMAT_VARIABLE
 from common.settings import Settings
 from common.worker import run_worker
+from deploy.cli.loop import REPLAYED_VARIABLE
 from deploy.cli.main import app
+from deploy.local.stack import THREADS_VARIABLE
 
 WORKERS = ("trainer", "tokenizer_job", "reward_service.online")
 SERVICES = ("reward_service", "rollout.recommend")
@@ -105,7 +107,7 @@ def worker_help(module: str) -> str:
 
 def check_variable(name: str) -> None:
     """Fail unless a process of ours knows the variable (those of others are let through)."""
-    if not name.startswith("ONEREC_") or name == FORMAT_VARIABLE:
+    if not name.startswith("ONEREC_") or name in {FORMAT_VARIABLE, REPLAYED_VARIABLE, THREADS_VARIABLE}:
         return
     if name.startswith(PREFIX):
         assert name.removeprefix(PREFIX).removesuffix("_FILE").lower() in Access.model_fields, name

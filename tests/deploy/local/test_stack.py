@@ -131,8 +131,8 @@ def test_an_imported_log_gets_the_profile_of_its_data(tmp_path: Path) -> None:
 
 
 def test_preparation_uses_the_cores_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv(stack.THREADS_VARIABLE, "3")
     assert stack._cores() == 3
     for told in ("", "many"):
-        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        monkeypatch.setenv(stack.THREADS_VARIABLE, told)
         assert stack._cores() == len(os.sched_getaffinity(0))
