@@ -44,14 +44,13 @@ def run_worker(
 
 
 def say_ready(folder: Path, worker: str, **facts: str) -> None:
-    """Leave ``ready/WORKER.json`` with the process's id, its machine and some facts, for whoever waits for it, and tell
-    probes so."""
+    """Leave ``ready/WORKER.json`` with the process's id and some facts, for whoever waits for it, and tell probes so."""
     prefer_latency()
     probes.PULSE.able = True
     path = folder / "ready" / f"{worker}.json"
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "machine": machine(), **facts}))
+    temporary.write_text(json.dumps({"pid": os.getpid(), **facts}))
     temporary.replace(path)
     logging.getLogger(worker).info("ready")
 

@@ -35,7 +35,7 @@ from common.record_file import RecordFileHeader, write_records
 from common.settings import Settings, load_settings
 from common.stream import Record, log_identity, partition_of, topic_name
 from trainer.checkpoint import Checkpoint, committed, load
-from trainer.journal import JournalEntry, entries_after, write_entries
+from trainer.journal import JournalEntry, entries_after, is_kept_elsewhere, write_entries
 from trainer.resume import GROUPS, SESSIONS
 
 MANIFEST, STATISTICS = "bundle.json", "trainer_stats.jsonl"
@@ -196,6 +196,8 @@ class _Writer:
                 yield record
 
         count = self._records(SESSIONS, start.state.sessions, goal.state.sessions, goal, noted)
+        if is_kept_elsewhere(self.run / "journal.jsonl"):
+            raise BundleError(f"the trainer of {self.run} runs on another machine: record the interval there")
         ends, partitions = start.state.sessions, self.settings.stream.partitions
         bounds = {user: ends[partition_of(user, partitions)] for user in users}
         copy_as_of(self.run / "history.sqlite", self.into / "history.sqlite", ends, bounds)

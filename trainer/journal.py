@@ -18,6 +18,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.durable import sync_folder
+from common.worker import machine
 
 Offset = Annotated[int, Field(ge=0)]
 
@@ -69,6 +70,7 @@ class Journal:
             os.close(self._file)
             raise JournalError(f"{path} is another trainer's, which still runs: only one may carry a run on") from None
         _drop_torn_line(path)
+        _machine_file(path).write_text(machine())
         sync_folder(path.parent)
 
     def append(self, entry: JournalEntry) -> None:
@@ -102,6 +104,19 @@ class Journal:
         os.close(self._file)
 
 
+def is_kept_elsewhere(path: Path) -> bool:
+    """Whether a trainer on another machine has this journal open. Then the trainer's SQLite store must be left alone: its
+    log is shared memory, which machines do not share, even where they share the disk."""
+    if not path.exists() or not _machine_file(path).exists() or _machine_file(path).read_text() == machine():
+        return False
+    with path.open("rb") as journal:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def entries_after(path: Path, step: int) -> list[JournalEntry]:
     """The entries of a journal's steps behind ``step``, in order, without changing the file: its run may be going on.
 
@@ -122,6 +137,10 @@ def entries_after(path: Path, step: int) -> list[JournalEntry]:
 def write_entries(path: Path, entries: list[JournalEntry]) -> None:
     """Make a journal of steps that were recorded elsewhere."""
     path.write_bytes(b"".join(map(_line, entries)))
+
+
+def _machine_file(path: Path) -> Path:
+    return path.with_suffix(".machine")
 
 
 def _line(entry: JournalEntry) -> bytes:

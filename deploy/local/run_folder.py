@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.settings import Settings, load_settings, save_settings
-from common.worker import machine
+from trainer.journal import is_kept_elsewhere
 
 RUNS = Path("runs")
 """Where runs go that nobody named a folder for."""
@@ -88,21 +88,19 @@ class RunFolder:
         return source
 
     def history(self, partition: int) -> Path:
-        """The history store of the trainer's rank that owns a partition of the sessions, readable on that rank's machine.
+        """The history store of the trainer's rank that owns a partition of the sessions.
 
         Raises:
-            ValueError: there is none yet, or the rank runs on another machine: SQLite's log is shared memory, which machines
-                do not share, even where they share the disk.
+            ValueError: there is none yet, or a trainer on another machine uses it.
         """
         ranks = self.settings.trainer.ranks
-        rank = partition % ranks
-        path = self.path / ("history.sqlite" if ranks == 1 else f"history-{rank}.sqlite")
+        own = "" if ranks == 1 else f"-{partition % ranks}"
+        path = self.path / f"history{own}.sqlite"
         if not path.exists():
             raise ValueError(
                 f"{path.name} does not exist: the trainer of this run has no histories yet, ask again once it runs"
             )
-        ready = self.ready_file(f"trainer-{rank}" if rank else "trainer")
-        if ready.exists() and read_json(ready).get("machine", machine()) != machine():
+        if is_kept_elsewhere(self.path / f"journal{own}.jsonl"):
             raise ValueError(f"{path} is in use by a trainer on another machine: ask there")
         return path
 
