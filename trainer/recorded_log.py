@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from common.log_interval import partition_count
+from common.log_interval import held_ranges
 from common.origin import origin_of
 from common.record_file import RecordFile
 from common.stream import LogReader, Record, StreamError, topic_name
@@ -51,7 +51,8 @@ class ReplayedLog(RecordedLog):
             StreamError: the topic does not exist, or the broker does not answer.
         """
         topic = topic_name(self._prefix, name)
-        begins = dict.fromkeys(range(partition_count(self._kafka, topic, self._timeout_s)), 0)
+        held = held_ranges(self._kafka, topic, self._timeout_s)
+        begins = {partition: first for partition, (first, _) in held.items()}
         return OriginReader(LogReader(self._kafka, topic, begins, self._timeout_s), self.identity(name), positions)
 
 

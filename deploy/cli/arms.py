@@ -43,7 +43,7 @@ def arms(
     if simulate:
         send_traffic(run, simulate, sessions, say)
     stream = settings.stream
-    came_back = read_sessions(endpoints["kafka"], endpoints["prefix"], stream.partitions, stream.timeout_s)
+    came_back = read_sessions(endpoints["kafka"], endpoints["prefix"], stream.timeout_s)
     figures = compare(came_back, [arm.name for arm in settings.recommend.arms], settings.seed)
     if json_file is not None:
         json_file.write_text(json.dumps([arm.model_dump(mode="json") for arm in figures], indent=1) + "\n")

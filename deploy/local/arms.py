@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel
 from rich.table import Table
 
+from common.log_interval import held_ranges
 from common.messages import Label, Session, decode
 from common.stream import LogReader, StreamError, topic_name
 
@@ -108,14 +109,16 @@ def lifts(first: Floats, first_drawn: Floats, own: Floats, own_drawn: Floats) ->
     return found
 
 
-def read_sessions(kafka: str, prefix: str, partitions: int, timeout_s: float) -> list[Session]:
-    """All valid sessions of a run so far, each once.
+def read_sessions(kafka: str, prefix: str, timeout_s: float) -> list[Session]:
+    """All valid sessions of a run that its topic still has, each once.
 
     Raises:
-        StreamError: the broker does not answer, or no longer has the beginning.
+        StreamError: the broker does not answer.
     """
     found: dict[tuple[int, str], Session] = {}
-    reader = LogReader(kafka, topic_name(prefix, "sessions"), dict.fromkeys(range(partitions), 0), timeout_s)
+    topic = topic_name(prefix, "sessions")
+    begins = {partition: first for partition, (first, _) in held_ranges(kafka, topic, timeout_s).items()}
+    reader = LogReader(kafka, topic, begins, timeout_s)
     try:
         deadline = time.monotonic() + timeout_s
         while any(reader.lag().values()):

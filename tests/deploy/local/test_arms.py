@@ -67,11 +67,11 @@ def test_the_table_shows_lifts_and_what_has_none() -> None:
 def test_sessions_are_read_once_each(kafka: str) -> None:
     prefix, one = f"arms{uuid4().hex[:8]}", session(1, "a", 5)
     create_topics(kafka, prefix, 2, 10.0)
-    assert read_sessions(kafka, prefix, 2, 10.0) == []
+    assert read_sessions(kafka, prefix, 10.0) == []
     with closing(Producer(kafka, 10.0)) as producer:
         for each in (one, session(2, "b", 6), one):
             producer.send(topic_name(prefix, "sessions"), each.to_bytes(), partition_of(each.user_id, 2))
         producer.send(topic_name(prefix, "sessions"), b"nonsense", 0)
-    found = read_sessions(kafka, prefix, 2, 10.0)
+    found = read_sessions(kafka, prefix, 10.0)
     assert sorted(each.user_id for each in found) == [1, 2]
     assert one in found
