@@ -6,6 +6,8 @@ No published semantic ID moves, and no model needs an update: the tokens exist a
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +24,15 @@ from tokenizer_job.tokenizer import Tokenizer, residual_norms
 class OnlineTokenizer:
     """Collects what happened to items, and makes the next snapshot of it."""
 
-    def __init__(self, tokenizer: Tokenizer, index: ItemIndex, settings: OnlineSettings, drift: Drift | None = None) -> None:
-        """ValueError if the index was made by another tokenizer."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        index: ItemIndex,
+        settings: OnlineSettings,
+        drift: Drift | None = None,
+        removed: Collection[int] = (),
+    ) -> None:
+        """``removed`` are items of the index that are to go. ValueError if the index was made by another tokenizer."""
         if index.tokenizer_version != tokenizer.card.version:
             raise ValueError(
                 f"item index {index.version} was made by tokenizer {index.tokenizer_version}, not {tokenizer.card.version}"
@@ -31,7 +40,12 @@ class OnlineTokenizer:
         self.tokenizer, self.index, self.settings = tokenizer, index, settings
         self.drift = drift or Drift(reference=tokenizer.card.residual_norm)
         self._new: dict[int, ItemEvent] = {}
-        self._removed: set[int] = set()
+        self._removed = set(removed)
+
+    @property
+    def removed(self) -> list[int]:
+        """Items of the index that are to go with the next snapshot."""
+        return sorted(self._removed)
 
     @property
     def waiting(self) -> int:

@@ -35,7 +35,7 @@ from tokenizer_job.online import OnlineTokenizer
 from tokenizer_job.tokenizer import Tokenizer
 
 AHEAD_MS = DAY_MS
-"""How far an item may be published after its own record: clocks differ, and some items are announced."""
+"""How far ahead of now an item may be published: clocks differ, and some items are announced."""
 POLL_S = 0.2
 POLL_RECORDS = 500
 log = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class ItemFollower:
         note = read_note(newest)
         drift = Drift.model_validate(note["drift"]) if "drift" in note else None
         tokenizer = Tokenizer.load(folder / "tokenizer")
-        self.online = OnlineTokenizer(tokenizer, ItemIndex.load(newest), self.settings, drift)
+        removed = note.get("removed", [])
+        self.online = OnlineTokenizer(tokenizer, ItemIndex.load(newest), self.settings, drift, removed)
         self.items, self.letters = topic_name(prefix, "items"), topic_name(prefix, "dead-letters")
         partitions = range(TOPICS["items"].count(settings.stream.partitions))
         positions = {partition: int(note.get("positions", {}).get(str(partition), 0)) for partition in partitions}
@@ -81,7 +82,7 @@ class ItemFollower:
             try:
                 if isinstance(event, str):
                     raise ValueError(event)
-                _check_time(event, record)
+                _check_time(event)
                 TOKENIZER_ITEMS.labels(self.online.take(event)).inc()
             except ValueError as error:
                 TOKENIZER_DEAD_LETTERS.inc()
@@ -101,7 +102,8 @@ class ItemFollower:
         if index is None:
             return
         with TOKENIZER_PUBLISH_SECONDS.time():
-            note = {"positions": self.reader.positions, "drift": self.online.drift.model_dump()}
+            drift, removed = self.online.drift.model_dump(), self.online.removed
+            note = {"positions": self.reader.positions, "drift": drift, "removed": removed}
             index.save(snapshot_path(self.indexes, index.version), note)
         prune(self.indexes, self.settings.keep_snapshots)
         log.info("published item index %d with %d items", index.version, len(index))
@@ -128,8 +130,8 @@ class ItemFollower:
             )
 
 
-def _check_time(event: ItemEvent, record: Record) -> None:
+def _check_time(event: ItemEvent) -> None:
     """One item of a wrong time would set the clock by which all others expire."""
-    published, latest = event.item.publish_ms, record.timestamp_ms + AHEAD_MS
+    published, latest = event.item.publish_ms, time.time_ns() // 1_000_000 + AHEAD_MS
     if published > latest:
-        raise ValueError(f"item.publish_ms must be at most a day after the record's own time, {latest}, got {published}")
+        raise ValueError(f"item.publish_ms must be at most a day ahead of now, {latest}, got {published}")

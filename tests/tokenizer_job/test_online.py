@@ -155,6 +155,8 @@ def test_where_all_items_would_go_the_newest_stays_until_others_come(built: Resu
     assert index is not None
     (last,) = index.item_ids.tolist()
     assert tokenizer.next_index() is None
+    assert tokenizer.removed == [last]
+    tokenizer = OnlineTokenizer(built.tokenizer, index, tokenizer.settings, removed=tokenizer.removed)  # after a restart
     tokenizer.take(event(1, publish_ms=100 * DAY_MS))
     index = tokenizer.next_index()
     assert index is not None
