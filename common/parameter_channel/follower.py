@@ -26,6 +26,8 @@ REFUSALS = ("run", "fencing", "version", "manifest", "chunk")
 """Why a manifest may be refused, see `Follower`."""
 USED_VERSIONS = 100_000
 """Acknowledgements remembered per reader."""
+USED_S = 86_400
+"""How long they are remembered after the last one."""
 
 
 class Follower(Connection):
@@ -83,6 +85,7 @@ class Follower(Connection):
             pipeline = self._client.pipeline()
             pipeline.rpush(used, version)
             pipeline.ltrim(used, -USED_VERSIONS, -1)
+            pipeline.expire(used, USED_S)
             pipeline.set(self._key("alive", self.reader), version, ex=int(READER_S))
             self._register(pipeline)
             pipeline.execute()
@@ -125,6 +128,7 @@ class Follower(Connection):
         with self._named():
             if not self._client.expire(key, int(READER_S)):
                 self._client.set(key, self._acknowledged, ex=int(READER_S))
+                self._register(self._client)  # who gave no sign of life may have been forgotten
 
     def _accepted(self, text: bytes, than: int) -> Manifest | None:
         """The manifest unless it must be refused, which is counted."""

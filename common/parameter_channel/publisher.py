@@ -149,9 +149,11 @@ class Publisher(Connection):
         return self._out["fp32"].parts if self._out else []
 
     def used(self) -> dict[str, list[int]]:
-        """The versions that each reader acknowledged, oldest first."""
+        """The versions that each reader of the last day acknowledged, oldest first."""
         with self._named():
-            readers = sorted(name.decode() for name in self._client.smembers(self._key("readers")))
+            begin = self._key("used", "")
+            keys = sorted(key.decode() for key in self._client.scan_iter(f"{begin}*"))
+            readers = [key.removeprefix(begin) for key in keys]
             lists = {reader: self._client.lrange(self._key("used", reader), 0, -1) for reader in readers}
         return {reader: [int(version) for version in versions] for reader, versions in lists.items()}
 
@@ -218,9 +220,15 @@ class Publisher(Connection):
             raise self._error(f"version {version} was already published with other bytes")
 
     def _delete_old(self) -> None:
-        """Delete what only versions are made of that every live reader has moved on from."""
+        """Delete what only versions are made of that every live reader has moved on from, and forget the dead ones."""
         readers = self._client.smembers(self._key("readers")) if self._old else ()
-        held = [version for reader in readers if (version := self._acknowledged(reader)) is not None]
+        held = []
+        for reader in readers:
+            if (version := self._acknowledged(reader)) is not None:
+                held.append(version)
+            else:
+                for kind in (("readers",), ("readers", "bf16")):
+                    self._client.srem(self._key(*kind), reader)
         for version in [old for old in self._old if all(old < other for other in held)]:
             keys = self._old.pop(version)
             if keys:

@@ -167,6 +167,20 @@ def test_old_versions_go_once_every_live_reader_has_moved_on(room: Room) -> None
     assert publisher.used() == {"actor-0": [1, 2, 3], "actor-1": [2]}
 
 
+def test_dead_readers_are_forgotten_and_known_again_when_they_live(room: Room) -> None:
+    publisher, first, second = room.publisher(), room.follower("actor-0"), room.follower("actor-1", precision="bf16")
+    readers, in_bf16 = (f"onerec:{room.run}:readers{kind}" for kind in ("", ":bf16"))
+    for version in (1, 2):
+        publisher.publish(version, save({"w": torch.full((2,), float(version))}))
+    first.acknowledge(1)
+    room.redis.delete(f"onerec:{room.run}:alive:actor-1")  # no sign of life for a minute
+    publisher.renew()
+    assert (room.redis.smembers(readers), room.redis.smembers(in_bf16)) == ({b"actor-0"}, set())
+    second.fetch_newer(-1)
+    assert (room.redis.smembers(readers), room.redis.smembers(in_bf16)) == ({b"actor-0", b"actor-1"}, {b"actor-1"})
+    assert 0 < room.redis.ttl(f"onerec:{room.run}:used:actor-0") <= 86_400
+
+
 def test_versions_expire_by_themselves_but_the_newest_is_kept_alive(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = room.publisher()
     publisher.publish(1, b"blob")
