@@ -267,6 +267,22 @@ def test_group_sizes_that_saturate_or_do_not() -> None:
     assert verdicts(tr10.assess(saturating, Design()).claims) == [True] * 4
     rising = trials(dict(zip(names, (0.3, 0.31, 0.32, 0.5), strict=True)))
     assert verdicts(tr10.assess(rising, Design()).claims) == [True] * 3 + [False]
+    wavering = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.51), strict=True)))
+    wavering[names[-1]][2] = trial(names[-1], 2, 0.495)
+    assert verdicts(tr10.assess(wavering, Design()).claims) == [True, True, False, True]
+
+
+def test_group_sizes_that_hurt_do_not_saturate() -> None:
+    names = [arm.name for arm in tr10.ARMS]
+    falling = trials(dict(zip(names, (0.5, 0.5, 0.5, 0.3), strict=True)))
+    assert verdicts(tr10.assess(falling, Design()).claims) == [False] * 4
+    too_large = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.48), strict=True)))
+    assert verdicts(tr10.assess(too_large, Design()).claims) == [True, True, False, False]
+    no_gain = trials(dict(zip(names, (0.4, 0.4, 0.4, 0.4), strict=True)))
+    assert verdicts(tr10.assess(no_gain, Design()).claims) == [False] * 4
+    none_with_one_seed = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.51), strict=True)))
+    none_with_one_seed[names[0]][2] = trial(names[0], 2, 0.55)
+    assert verdicts(tr10.assess(none_with_one_seed, Design()).claims) == [False, True, True, False]
 
 
 def test_fewer_viral_items_at_a_stable_reward() -> None:
