@@ -20,7 +20,7 @@ from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.own_traffic import answer
 from deploy.experiments.reinforcement import Arm, Generator, Schedule, Start, batches, fine_tune, reinforce
-from deploy.experiments.trials import START, Design, Judging, Trial, Trials, higher, run_trials
+from deploy.experiments.trials import POINTS, START, Design, Judging, Trial, Trials, higher, run_trials
 from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
 from tests.benchmarks.small_arms import PLAN, SMALL
@@ -171,7 +171,7 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
     figures = {
         name: (own * (1 + 0.05 * (width > 4) + 0.05 * (width > 16)) if width else own).tolist() for name, width in _figures()
     }
-    norms = {"gradient_norm": [base, 2 * base], "legality": [base, base], "top_legality": [base, 0.55]}
+    norms = {"gradient_norm": [base, 2 * base] * (POINTS // 2), "legality": [base, base], "top_legality": [base, 0.55]}
     return Trial(key="", arm=arm, seed=seed, seconds=1, commit="", users=figures, curves=norms if arm != START else {})
 
 
@@ -209,6 +209,26 @@ def test_comparisons_of_two_arms_hold_or_fail_as_their_figures_say(better: bool)
     assert verdicts(tr12.assess(trials({"G=64": high, "frozen generator": low}), Design()).claims) == [better]
     assert verdicts(gain.assess(trials({"G=64": high, "fine-tuning alone": low}), Design()).claims) == [better] * 3
     assert verdicts(tr15.assess(trials({"ecpo": low, "grpo": high}), tr15.DESIGN).claims) == [better]
+
+
+def test_gradient_norms_are_compared_where_candidates_are_stale() -> None:
+    """2,000 of 2,500 steps without new parameters: of 50 stretches the first four and those from the 41st to the 44th have
+    candidates of fewer than 200 steps."""
+    young = [0, 1, 2, 3, 40, 41, 42, 43]
+    steps = list(map(float, range(50)))
+    assert tr15.stale(steps, tr15.DESIGN.schedule) == [k for k in steps if k not in young]
+    assert tr15.stale(steps[:10], tr15.DESIGN.schedule) == [1, 2, 3, 4, 5, 6, 7, 9]
+    assert tr15.stale(steps, Schedule(steps=2_500, publish_every=200)) == []
+    both = trials({"ecpo": 0.4, "grpo": 0.4})
+    for one in both["ecpo"] + both["grpo"]:
+        one.curves["gradient_norm"] = [9.0 if k in young else 1.0 for k in range(50)]
+    assert verdicts(tr15.assess(both, tr15.DESIGN).claims) == [False]
+    for one in both["grpo"]:
+        one.curves["gradient_norm"][4] = 1.1
+    [claim] = tr15.assess(both, tr15.DESIGN).claims
+    assert (claim.holds, claim.figures) == (True, {"ecpo": [1.0] * 3, "grpo": [1.1] * 3})
+    both["ecpo"][1].curves["gradient_norm"][49] = 1.2
+    assert verdicts(tr15.assess(both, tr15.DESIGN).claims) == [False]
 
 
 @pytest.mark.parametrize(("ratio", "holds"), [(1.2, True), (0.995, True), (0.98, False)])
