@@ -20,7 +20,18 @@ from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.own_traffic import answer
 from deploy.experiments.reinforcement import Arm, Generator, Schedule, Start, batches, fine_tune, reinforce
-from deploy.experiments.trials import POINTS, START, Design, Judging, Trial, Trials, higher, run_trials
+from deploy.experiments.trials import (
+    POINTS,
+    START,
+    Design,
+    ExperimentResult,
+    Judging,
+    Trial,
+    Trials,
+    found,
+    higher,
+    run_trials,
+)
 from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
 from tests.benchmarks.small_arms import PLAN, SMALL
@@ -200,6 +211,15 @@ def test_higher_needs_every_seed_and_the_users() -> None:
     assert not higher("", low, high, "legality").holds
     assert not higher("", low, low, "legality").holds
     assert not higher("", [*high[:2], low[2]], low, "legality").holds
+
+
+def test_a_result_says_of_which_commit_each_run_is() -> None:
+    both = trials({START: 0.3, "reinforced": 0.4})
+    both["reinforced"] = [one.model_copy(update={"commit": f"c{one.seed}"}) for one in both["reinforced"]]
+    result = found("", "", {}, [], both, Design())
+    assert result.commits == {START: ["", "", ""], "reinforced": ["c0", "c1", "c2"]}
+    older = ExperimentResult.model_validate(result.model_dump(exclude={"commits"}))
+    assert older == result.model_copy(update={"commits": {}})
 
 
 @pytest.mark.parametrize("better", [True, False])
