@@ -48,14 +48,22 @@ def plot(axes: Any, result: ExperimentResult) -> bool:
 
 
 def _saturates(trials: Trials, names: list[str]) -> Claim:
-    """The last step's gain is, at the upper end of its interval, less than half of the whole gain."""
-    first, before, last = (np.mean([one.users[FIGURE] for one in trials[name]], 0) for name in (names[0], *names[-2:]))
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(last), (RESAMPLES, len(last)))
-    upper = float(np.quantile((last - before)[draws].mean(1), 0.975))
-    whole = float((last - first).mean())
+    """The whole is a gain, the last step no loss and, at the upper end of its interval, less than half of the whole."""
+    first, before, last = (trials[name] for name in (names[0], *names[-2:]))
+    whole, loss = higher("a gain", last, first, FIGURE), higher("a loss", before, last, FIGURE)
+    step = np.mean([one.users[FIGURE] for one in last], 0) - np.mean([one.users[FIGURE] for one in before], 0)
+    draws = np.random.default_rng(0).integers(0, len(step), (RESAMPLES, len(step)))
+    upper = float(np.quantile(step[draws].mean(1), 0.975))
+    gain = float(np.mean(whole.figures["differences"]))
     return Claim(
-        claim=f"the step to {names[-1]} is less than half of the whole gain",
-        holds=upper < 0.5 * whole,
-        figures={"upper end of the last step's 95 % interval": upper, "whole gain": whole},
+        claim=f"{names[-1]} gains over {names[0]}, and the step to it is no loss and less than half of that",
+        holds=whole.holds and not loss.holds and upper < 0.5 * gain,
+        figures={
+            "upper end of the last step's 95 % interval": upper,
+            "whole gain": gain,
+            "whole gain of each seed": whole.figures["differences"],
+            "p of no gain": whole.figures["p"],
+            "the last step's loss of each seed": loss.figures["differences"],
+            "p of no loss": loss.figures["p"],
+        },
     )

@@ -135,6 +135,7 @@ def assess(runs: Sequence[Scored], labels: Labels, user: Ints, model: Model) -> 
             "positives": {name: int(labels.values[:, TOWERS.index(name)].sum()) for name in SHOWN},
             "P-Score over the hand weights, 95 % intervals": {name: _interval(means, name) for name in SHOWN},
         },
+        commits={model.name: [one.commit for one in runs]},
     )
 
 

@@ -86,6 +86,9 @@ class ExperimentResult(BaseModel):
     curves: dict[str, list[dict[str, list[float]]]]
     design: dict[str, Any]
     commit: str = Field(default_factory=commit)
+    """That put the result together."""
+    commits: dict[str, list[str]] = {}
+    """By arm, that of each seed's run: kept ones may be of others."""
     machine: str = Field(default_factory=machine)
 
 
@@ -169,6 +172,7 @@ def found(
         figures=means(trials, figures),
         curves={arm: [one.curves for one in runs] for arm, runs in trials.items() if runs[0].curves},
         design=design.model_dump(mode="json"),
+        commits={arm: [one.commit for one in runs] for arm, runs in trials.items()},
     )
 
 

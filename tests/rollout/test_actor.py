@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from common.context import Context
-from common.messages import NO_ITEM, RolloutGroup, decode
+from common.messages import NO_ITEM, RolloutGroup, Sampler, decode
 from common.parameter_channel import Publisher
 from common.policy import build_policy, to_blob
-from common.settings import Settings
+from common.settings import Settings, save_settings
 from rollout.actor import Answer, RolloutWorker
 from tests.rollout.reward_stub import Reply, RewardStub, scores_of
-from tests.rollout.tiny_run import GROUP, LEVELS, tiny_index, tiny_request, write_run
+from tests.rollout.tiny_run import CODES, GROUP, LEVELS, tiny_index, tiny_request, write_run
 
 
 @dataclass
@@ -73,17 +73,44 @@ def test_groups_carry_candidates_their_scores_and_where_they_came_from(world: Wo
     assert answer.failures == 0
 
 
+def teacher_forced(world: World, worker: RolloutWorker, group: RolloutGroup, context: Context, seed: int) -> torch.Tensor:
+    """A group's log-probabilities by the policy with the weights of a seed."""
+    policy = build_policy(world.settings.policy, seed).eval()
+    with torch.no_grad():
+        memory = policy.encode(worker._engines[1].featurizer([context]))
+        return policy.log_probs(memory, torch.tensor([group.codes]))[0]
+
+
 def test_logged_probabilities_are_those_of_the_published_weights(world: World) -> None:
     world.publish(3, seed=5)
     request = tiny_request(user_id=7)
     with world.worker() as worker:
         (group,) = groups_of(worker.handle([request]))
-        featurizer = worker._engines[1].featurizer
-    policy = build_policy(world.settings.policy, 5).eval()
-    with torch.no_grad():
-        memory = policy.encode(featurizer([Context.from_message(request.context)]))
-        expected = policy.log_probs(memory, torch.tensor([group.codes]))[0]
+        expected = teacher_forced(world, worker, group, Context.from_message(request.context), 5)
     assert torch.allclose(torch.tensor(group.log_probs), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "distinct"), [(2, 1.0, 2**LEVELS), (CODES, 0.01, 1)])
+def test_candidates_may_be_draws_from_the_truncated_policy(world: World, top_k: int, top_p: float, distinct: int) -> None:
+    rl = world.settings.rl.model_copy(update={"candidates": "sample", "top_k": top_k, "top_p": top_p})
+    save_settings(world.settings.model_copy(update={"rl": rl}), world.folder / "settings.json")
+    world.publish(0, seed=1)
+    request = tiny_request(user_id=7)
+    asked_anew = request.model_copy(update={"request_id": "r/sessions/0/8"})
+    with world.worker() as worker:
+        group, other = groups_of(worker.handle([request, asked_anew]))
+        _, again = groups_of(worker.handle([asked_anew, request]))
+        expected = teacher_forced(world, worker, group, Context.from_message(request.context), 1)
+    assert group.sampler == Sampler(kind="sample", width=GROUP, top_k=top_k, top_p=top_p)
+    assert len(group.codes) == GROUP
+    drawn = {tuple(codes) for codes in group.codes}
+    assert len(drawn) <= distinct < GROUP  # a beam's are all different
+    assert torch.allclose(torch.tensor(group.log_probs), expected, atol=1e-5)
+    assert group.item_ids == tiny_index().head_items(group.codes).tolist()
+    assert again.codes == group.codes
+    if distinct > 1:
+        assert len(drawn) > 1
+        assert other.codes != group.codes
 
 
 def test_parameters_are_swapped_between_batches_and_acknowledged(world: World) -> None:

@@ -28,7 +28,7 @@ def world(seed: int = 0) -> tuple[Labels, np.ndarray, dict[str, np.ndarray]]:
 def scored(p: np.ndarray, towers: dict[str, np.ndarray], seed: int) -> Scored:
     scores = {P_SCORE: p, **towers}
     as_lists = {name: (1 / (1 + np.exp(-values))).tolist() for name, values in scores.items()}
-    return Scored(key="", arm="", seed=seed, seconds=0, commit="", weights=[1.0] * len(OBJECTIVES), scores=as_lists)
+    return Scored(key="", arm="", seed=seed, seconds=0, commit=f"c{seed}", weights=[1.0] * len(OBJECTIVES), scores=as_lists)
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,7 @@ def test_a_score_that_knows_both_tastes_has_the_better_worst_objective() -> None
     assert result.claims[0].holds
     assert min(result.claims[0].figures["margins"]) > 0
     assert set(result.figures["AUC of ctr"]) == {P_SCORE, BY_HAND, SAME, *TOWERS}
+    assert result.commits == {Model().name: ["c0", "c1", "c2"]}
 
 
 def test_a_score_that_knows_one_taste_has_not() -> None:

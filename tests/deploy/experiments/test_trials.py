@@ -20,7 +20,18 @@ from deploy.experiments.judgement import LIST_WIDTH, judge
 from deploy.experiments.laboratory import DampenedReward, Laboratory, rewards_of
 from deploy.experiments.own_traffic import answer
 from deploy.experiments.reinforcement import Arm, Generator, Schedule, Start, batches, fine_tune, reinforce
-from deploy.experiments.trials import START, Design, Judging, Trial, Trials, higher, run_trials
+from deploy.experiments.trials import (
+    POINTS,
+    START,
+    Design,
+    ExperimentResult,
+    Judging,
+    Trial,
+    Trials,
+    found,
+    higher,
+    run_trials,
+)
 from reward_service.rewards import IndustrialReward
 from rollout.engine import GenerationEngine
 from tests.benchmarks.small_arms import PLAN, SMALL
@@ -171,7 +182,7 @@ def trial(arm: str, seed: int, base: float, users: int = 40) -> Trial:
     figures = {
         name: (own * (1 + 0.05 * (width > 4) + 0.05 * (width > 16)) if width else own).tolist() for name, width in _figures()
     }
-    norms = {"gradient_norm": [base, 2 * base], "legality": [base, base], "top_legality": [base, 0.55]}
+    norms = {"gradient_norm": [base, 2 * base] * (POINTS // 2), "legality": [base, base], "top_legality": [base, 0.55]}
     return Trial(key="", arm=arm, seed=seed, seconds=1, commit="", users=figures, curves=norms if arm != START else {})
 
 
@@ -202,6 +213,15 @@ def test_higher_needs_every_seed_and_the_users() -> None:
     assert not higher("", [*high[:2], low[2]], low, "legality").holds
 
 
+def test_a_result_says_of_which_commit_each_run_is() -> None:
+    both = trials({START: 0.3, "reinforced": 0.4})
+    both["reinforced"] = [one.model_copy(update={"commit": f"c{one.seed}"}) for one in both["reinforced"]]
+    result = found("", "", {}, [], both, Design())
+    assert result.commits == {START: ["", "", ""], "reinforced": ["c0", "c1", "c2"]}
+    older = ExperimentResult.model_validate(result.model_dump(exclude={"commits"}))
+    assert older == result.model_copy(update={"commits": {}})
+
+
 @pytest.mark.parametrize("better", [True, False])
 def test_comparisons_of_two_arms_hold_or_fail_as_their_figures_say(better: bool) -> None:
     high, low = (0.5, 0.4) if better else (0.4, 0.5)
@@ -209,6 +229,26 @@ def test_comparisons_of_two_arms_hold_or_fail_as_their_figures_say(better: bool)
     assert verdicts(tr12.assess(trials({"G=64": high, "frozen generator": low}), Design()).claims) == [better]
     assert verdicts(gain.assess(trials({"G=64": high, "fine-tuning alone": low}), Design()).claims) == [better] * 3
     assert verdicts(tr15.assess(trials({"ecpo": low, "grpo": high}), tr15.DESIGN).claims) == [better]
+
+
+def test_gradient_norms_are_compared_where_candidates_are_stale() -> None:
+    """2,000 of 2,500 steps without new parameters: of 50 stretches the first four and those from the 41st to the 44th have
+    candidates of fewer than 200 steps."""
+    young = [0, 1, 2, 3, 40, 41, 42, 43]
+    steps = list(map(float, range(50)))
+    assert tr15.stale(steps, tr15.DESIGN.schedule) == [k for k in steps if k not in young]
+    assert tr15.stale(steps[:10], tr15.DESIGN.schedule) == [1, 2, 3, 4, 5, 6, 7, 9]
+    assert tr15.stale(steps, Schedule(steps=2_500, publish_every=200)) == []
+    both = trials({"ecpo": 0.4, "grpo": 0.4})
+    for one in both["ecpo"] + both["grpo"]:
+        one.curves["gradient_norm"] = [9.0 if k in young else 1.0 for k in range(50)]
+    assert verdicts(tr15.assess(both, tr15.DESIGN).claims) == [False]
+    for one in both["grpo"]:
+        one.curves["gradient_norm"][4] = 1.1
+    [claim] = tr15.assess(both, tr15.DESIGN).claims
+    assert (claim.holds, claim.figures) == (True, {"ecpo": [1.0] * 3, "grpo": [1.1] * 3})
+    both["ecpo"][1].curves["gradient_norm"][49] = 1.2
+    assert verdicts(tr15.assess(both, tr15.DESIGN).claims) == [False]
 
 
 @pytest.mark.parametrize(("ratio", "holds"), [(1.2, True), (0.995, True), (0.98, False)])
@@ -267,6 +307,22 @@ def test_group_sizes_that_saturate_or_do_not() -> None:
     assert verdicts(tr10.assess(saturating, Design()).claims) == [True] * 4
     rising = trials(dict(zip(names, (0.3, 0.31, 0.32, 0.5), strict=True)))
     assert verdicts(tr10.assess(rising, Design()).claims) == [True] * 3 + [False]
+    wavering = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.51), strict=True)))
+    wavering[names[-1]][2] = trial(names[-1], 2, 0.495)
+    assert verdicts(tr10.assess(wavering, Design()).claims) == [True, True, False, True]
+
+
+def test_group_sizes_that_hurt_do_not_saturate() -> None:
+    names = [arm.name for arm in tr10.ARMS]
+    falling = trials(dict(zip(names, (0.5, 0.5, 0.5, 0.3), strict=True)))
+    assert verdicts(tr10.assess(falling, Design()).claims) == [False] * 4
+    too_large = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.48), strict=True)))
+    assert verdicts(tr10.assess(too_large, Design()).claims) == [True, True, False, False]
+    no_gain = trials(dict(zip(names, (0.4, 0.4, 0.4, 0.4), strict=True)))
+    assert verdicts(tr10.assess(no_gain, Design()).claims) == [False] * 4
+    none_with_one_seed = trials(dict(zip(names, (0.3, 0.4, 0.5, 0.51), strict=True)))
+    none_with_one_seed[names[0]][2] = trial(names[0], 2, 0.55)
+    assert verdicts(tr10.assess(none_with_one_seed, Design()).claims) == [False, True, True, False]
 
 
 def test_fewer_viral_items_at_a_stable_reward() -> None:
