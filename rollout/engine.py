@@ -22,7 +22,7 @@ from rollout.sampling import Truncation, sample
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """G generated semantic IDs of one user, most probable first; K levels."""
+    """G generated semantic IDs of one user; a beam's, most probable first, or draws as they came. K levels."""
 
     codes: npt.NDArray[np.int64]  # (G, K)
     log_probs: npt.NDArray[np.float32]  # (G, K), per level
@@ -34,7 +34,7 @@ class Candidates:
         return float((self.item_ids != NO_ITEM).mean())
 
     def first(self, count: int) -> Candidates:
-        """The most probable ones."""
+        """Of a beam the most probable ones."""
         return Candidates(self.codes[:count], self.log_probs[:count], self.item_ids[:count])
 
 
