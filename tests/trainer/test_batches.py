@@ -27,10 +27,27 @@ def record(offset: int, one: Session | bytes, partition: int = 0) -> Record:
     return Record("p.sessions", partition, offset, 0, None, value, [])
 
 
+def builder(history: HistoryStore, partitions: int, *overrides: str) -> BatchBuilder:
+    settings = tiny_settings(f"stream.partitions={partitions}", *overrides)
+    return BatchBuilder(settings, tiny_index(), history, SessionFilter(settings.filter), PlayTimes(100))
+
+
 def build(history: HistoryStore, records: list[Record], *overrides: str) -> Batch:
-    settings = tiny_settings("stream.partitions=1", *overrides)
-    builder = BatchBuilder(settings, tiny_index(), history, SessionFilter(settings.filter), PlayTimes(100))
-    return builder.build(records, {0: (history.end(0), records[-1].offset + 1)})
+    return builder(history, 1, *overrides).build(records, {0: (history.end(0), records[-1].offset + 1)})
+
+
+def build_of_two(history: HistoryStore, records: list[Record], *overrides: str) -> Batch:
+    """The same of two partitions."""
+    ends = {p: 1 + max(one.offset for one in records if one.partition == p) for p in (0, 1)}
+    return builder(history, 2, *overrides).build(records, {p: (history.end(p), end) for p, end in ends.items()})
+
+
+def watched(hour: int, user: int, *plays: tuple[float, float]) -> Session:
+    """A session of (play, duration) in seconds."""
+    one = session(hour, 1 + hour / 24, np.random.default_rng(hour), user=user)
+    times = [{"play_ms": int(1000 * play), "duration_ms": int(1000 * duration)} for play, duration in plays]
+    shown = [i.model_copy(update=t) for i, t in zip(one.impressions, times, strict=False)]
+    return one.model_copy(update={"impressions": shown})
 
 
 def test_contexts_hold_what_came_before_and_targets_what_the_session_held(history: HistoryStore) -> None:
@@ -151,3 +168,46 @@ def test_feedback_is_of_every_session_and_ranked_by_what_came_before(history: Hi
     assert np.isnan(batch.feedback[5].log_probs_old[0]).all()
     assert batch.feedback[5].log_probs_old[1].tolist() == [-1.0, -2.0, -0.5]
     assert not build(HistoryStore(history.path.with_name("other.sqlite")), records).feedback
+
+
+def test_sessions_of_two_partitions_are_filtered_in_the_order_of_their_times(tmp_path: Path) -> None:
+    """By the median of what came before: 10, 15, 12, 14, 15. A partition at a time, all but the last would be kept."""
+    assert [partition_of(user, 2) for user in (0, 1, 3)] == [0, 1, 1]
+    scores = {0: 10, 1: 20, 2: 12, 3: 16, 4: 15, 5: 14}
+    owners = {0: 0, 1: 1, 2: 0, 3: 3, 4: 0, 5: 1}
+    sessions = {hour: watched(hour, owners[hour], (score, 60)) for hour, score in scores.items()}
+    first = [record(offset, sessions[hour], 0) for offset, hour in enumerate((0, 2, 4))]
+    second = [record(offset, sessions[hour], 1) for offset, hour in enumerate((3, 1, 5))]
+    kept = [sessions[hour].time_ms for hour in (0, 1, 3, 4)]
+    for name, records in (("one", first + second), ("other", second + first)):
+        with HistoryStore(tmp_path / f"{name}.sqlite") as store:
+            batch = build_of_two(store, records, "filter.warmup=0", "rl.rate=1")
+        assert [sample.context.time_ms for sample in batch.samples] == kept
+        assert [draft.position for draft in batch.requests] == [(0, 0), (1, 1), (1, 0), (0, 2)]
+        assert batch.counts["sessions.kept"] == 4
+
+
+def test_a_play_with_too_few_of_the_users_own_is_ranked_among_everybodys_before_it(history: HistoryStore) -> None:
+    """The first user's plays are of partition 1, and earlier than the second user's of partition 0."""
+    first, second = 1, 0
+    sessions = [
+        watched(0, first, (1, 20), (2, 20), (3, 20)),
+        watched(1, first, (4, 20), (5, 20), (6, 20)),
+        watched(2, second, (3.5, 20), (0.5, 20), (9, 2)),
+        watched(3, first, (5.5, 20), (0.4, 20)),
+        watched(4, second, (5.5, 20)),
+    ]
+    records = [record(offset, sessions[hour], 0) for offset, hour in enumerate((2, 4))]
+    records += [record(offset, sessions[hour], 1) for offset, hour in enumerate((0, 1, 3))]
+    batch = build_of_two(history, records, "rl.lambda_feedback=0.1", "rl.fewest_plays=4")
+    assert [sample.context.time_ms for sample in batch.feedback] == [one.time_ms for one in sessions]
+    nan = np.nan
+    expected = [
+        [nan, nan, nan],
+        [nan, nan, nan],  # three plays are too few, be they the user's own or everybody's
+        [3 / 6, 0, nan],  # of the first user's six; nobody has watched anything as short as the third
+        [5 / 6, 0],  # of the user's own six, not of everybody's eight
+        [9 / 10],  # the user's own two are too few, and count among everybody's
+    ]
+    for sample, ranks in zip(batch.feedback, expected, strict=True):
+        np.testing.assert_array_equal(sample.ranks, ranks)
