@@ -107,6 +107,8 @@ def pretrain(
     total = sum(-(-len(samples) // batch) for _, samples in plan)
     optimizer = build_optimizer(policy, phases.learning_rate, phases.sparse_learning_rate, phases.weight_decay, ranks)
     policy.train()
+    world, rank = (ranks.world, ranks.rank) if ranks else (1, 0)
+    torch.manual_seed(settings.seed * world + rank)  # dropout, if any
     curves: dict[str, list[float]] = {}
     with closing(Fitter(policy, optimizer, Featurizer(policy.settings, index), settings, ranks)) as fitter:
         for done, ((phase, _), shares) in enumerate(ahead(_batches(plan, batch), lambda one: fitter.shares(one[1])), 1):

@@ -92,9 +92,10 @@ def test_batching_by_length_keeps_every_sample() -> None:
     assert sorted(map(id, batched)) == sorted(map(id, samples))
 
 
-def test_pretraining_lowers_the_loss_and_repeats_exactly() -> None:
-    users = [user(k) for k in range(30)]
-    curves = [pretrain(build_policy(TINY), users, make_index(), SETTINGS, lambda *_: None) for _ in range(2)]
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_pretraining_lowers_the_loss_and_repeats_exactly(dropout: float) -> None:
+    users, tiny = [user(k) for k in range(30)], TINY.model_copy(update={"dropout": dropout})
+    curves = [pretrain(build_policy(tiny), users, make_index(), SETTINGS, lambda *_: None) for _ in range(2)]
     assert curves[0] == curves[1]
     losses = curves[0]["histories"]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
