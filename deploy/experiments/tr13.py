@@ -57,7 +57,6 @@ def plot(axes: Any, result: ExperimentResult) -> bool:
     """Legality of the rollout groups over the steps, every seed."""
     courses(axes, result, "legality", [arm.name for arm in ARMS])
     axes.set(title="Legality of the candidates", ylabel="share that are items")
-    axes.set_ylim(0, 1)
     return True
 
 
