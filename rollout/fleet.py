@@ -1,4 +1,6 @@
-"""The rollout fleet: hands requests to actors and sees to it that every request is answered exactly once.
+"""The rollout fleet: hands requests to actors and sees to it that every request is answered.
+
+An answer whose acknowledgement was lost is sent again, and may then lie in the topic twice; the trainer takes the first.
 
 Consumes:      rollout-requests, all partitions, from the positions in fleet.json
 Produces:      rollout-groups (one group per request, with candidates or with the reason why not), dead-letters
