@@ -35,8 +35,8 @@ def partition_count(bootstrap: str, topic: str, timeout_s: float) -> int:
     return count
 
 
-def held_ranges(bootstrap: str, topic: str, timeout_s: float) -> Ranges:
-    """Partition -> [first offset, last + 1) of what a topic holds now.
+def beginnings(bootstrap: str, topic: str, timeout_s: float) -> dict[int, int]:
+    """Partition -> first offset that a topic still has.
 
     Raises:
         StreamError: as `partition_count`.
@@ -45,7 +45,16 @@ def held_ranges(bootstrap: str, topic: str, timeout_s: float) -> Ranges:
     sources = [TopicPartition(topic, partition) for partition in range(count)]
     with _asking(bootstrap, timeout_s) as client:
         told = client.beginning_offsets(sources, timeout_ms=to_ms(timeout_s))
-    begins = {source.partition: int(told[source]) for source in sources}
+    return {source.partition: int(told[source]) for source in sources}
+
+
+def held_ranges(bootstrap: str, topic: str, timeout_s: float) -> Ranges:
+    """Partition -> [first offset, last + 1) of what a topic holds now.
+
+    Raises:
+        StreamError: as `partition_count`.
+    """
+    begins = beginnings(bootstrap, topic, timeout_s)
     with closing(LogReader(bootstrap, topic, begins, timeout_s)) as reader:
         lag = reader.lag()
     return {partition: (begin, begin + lag[partition]) for partition, begin in begins.items()}

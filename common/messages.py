@@ -16,10 +16,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 SCHEMA_VERSION = 1
 NO_ITEM = -1
 """The item id of a candidate whose semantic ID belongs to no item (an illegal candidate)."""
+MOST_TAGS = 64
+"""Of one item."""
 
 Id = Annotated[int, Field(ge=0, lt=2**63)]
 TimeMs = Annotated[int, Field(ge=0, lt=2**53)]
-MOST_TAGS = 64
 DurationMs = Annotated[int, Field(ge=0, le=7 * 86_400_000)]
 
 

@@ -55,15 +55,6 @@ def say_ready(folder: Path, worker: str, **facts: str) -> None:
     logging.getLogger(worker).info("ready")
 
 
-def machine() -> str:
-    """The same for all processes on one machine until it starts again, in containers too; elsewhere another. Empty where the
-    kernel does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 def prefer_latency() -> None:
     """Make the pauses of this process short, for the rest of it. To be called when it begins its work.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from common.settings import IndustrialSettings, RewardSettings
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+P_SCORE: Final = "p_score"
+"""The term that is no tower's."""
 
 
 class IndustrialReward:

@@ -19,9 +19,8 @@ from reward_service.artefact import Artefact
 from reward_service.follower import ModelFollower
 from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.labels import OBJECTIVES
-from reward_service.rewards import Rewards
+from reward_service.rewards import P_SCORE, Rewards
 
-P_SCORE = "p_score"
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)

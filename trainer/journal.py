@@ -18,8 +18,8 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.durable import sync_folder
-from common.worker import machine
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 Offset = Annotated[int, Field(ge=0)]
 
 
@@ -70,7 +70,7 @@ class Journal:
             os.close(self._file)
             raise JournalError(f"{path} is another trainer's, which still runs: only one may carry a run on") from None
         _drop_torn_line(path)
-        _machine_file(path).write_text(machine())
+        _machine_file(path).write_text(_machine())
         sync_folder(path.parent)
 
     def append(self, entry: JournalEntry) -> None:
@@ -107,7 +107,7 @@ class Journal:
 def is_kept_elsewhere(path: Path) -> bool:
     """Whether a trainer on another machine has this journal open. Then the trainer's SQLite store must be left alone: its
     log is shared memory, which machines do not share, even where they share the disk."""
-    if not path.exists() or not _machine_file(path).exists() or _machine_file(path).read_text() == machine():
+    if not path.exists() or not _machine_file(path).exists() or _machine_file(path).read_text() == _machine():
         return False
     with path.open("rb") as journal:
         try:
@@ -137,6 +137,15 @@ def entries_after(path: Path, step: int) -> list[JournalEntry]:
 def write_entries(path: Path, entries: list[JournalEntry]) -> None:
     """Make a journal of steps that were recorded elsewhere."""
     path.write_bytes(b"".join(map(_line, entries)))
+
+
+def _machine() -> str:
+    """The same for all processes on one machine until it starts again, in containers too; elsewhere another. Empty where the
+    kernel does not tell."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _machine_file(path: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from common.log_interval import held_ranges
+from common.log_interval import beginnings
 from common.origin import origin_of
 from common.record_file import RecordFile
 from common.stream import LogReader, Record, StreamError, topic_name
@@ -51,8 +51,7 @@ class ReplayedLog(RecordedLog):
             StreamError: the topic does not exist, or the broker does not answer.
         """
         topic = topic_name(self._prefix, name)
-        held = held_ranges(self._kafka, topic, self._timeout_s)
-        begins = {partition: first for partition, (first, _) in held.items()}
+        begins = beginnings(self._kafka, topic, self._timeout_s)
         return OriginReader(LogReader(self._kafka, topic, begins, self._timeout_s), self.identity(name), positions)
 
 

@@ -227,8 +227,8 @@ class Publisher(Connection):
             if (version := self._acknowledged(reader)) is not None:
                 held.append(version)
             else:
-                for kind in (("readers",), ("readers", "bf16")):
-                    self._client.srem(self._key(*kind), reader)
+                self._client.srem(self._key("readers"), reader)
+                self._client.srem(self._key("readers", "bf16"), reader)
         for version in [old for old in self._old if all(old < other for other in held)]:
             keys = self._old.pop(version)
             if keys:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from deploy.experiments.own_traffic import answer
 from reward_service.artefact import Artefact, load_artefact
 from reward_service.inputs import InputBuilder, Requests, Targets
 from reward_service.labels import TOWERS
-from reward_service.rewards import IndustrialReward, Rewards
+from reward_service.rewards import P_SCORE, IndustrialReward, Rewards
 from reward_service.training import train_preference_model
 from rollout.engine import Candidates
 from trainer.duration_reward import duration_bucket, play_ranks
@@ -38,7 +38,6 @@ Ints = npt.NDArray[np.int64]
 
 Term = Literal["p_score", "ltr", "wtr", "cmtr"]
 """A probability of a preference model; see `reward.terms`."""
-P_SCORE: Final = "p_score"
 HALVES = ("learned", "evaluator")
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel
 from rich.table import Table
 
-from common.log_interval import held_ranges
+from common.log_interval import beginnings
 from common.messages import Label, Session, decode
 from common.stream import LogReader, StreamError, topic_name
 
@@ -117,8 +117,7 @@ def read_sessions(kafka: str, prefix: str, timeout_s: float) -> list[Session]:
     """
     found: dict[tuple[int, str], Session] = {}
     topic = topic_name(prefix, "sessions")
-    begins = {partition: first for partition, (first, _) in held_ranges(kafka, topic, timeout_s).items()}
-    reader = LogReader(kafka, topic, begins, timeout_s)
+    reader = LogReader(kafka, topic, beginnings(kafka, topic, timeout_s), timeout_s)
     try:
         deadline = time.monotonic() + timeout_s
         while any(reader.lag().values()):

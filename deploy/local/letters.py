@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from common.log_interval import held_ranges
+from common.log_interval import beginnings
 from common.messages import DeadLetter, decode
 from common.stream import LogReader, Record, topic_name
 
@@ -22,8 +22,7 @@ class LetterBox:
     def __init__(self, kafka: str, prefix: str, timeout_s: float) -> None:
         """Raises StreamError if the broker does not answer or lacks the topic."""
         topic = topic_name(prefix, "dead-letters")
-        begins = {partition: first for partition, (first, _) in held_ranges(kafka, topic, timeout_s).items()}
-        self._reader = LogReader(kafka, topic, begins, timeout_s)
+        self._reader = LogReader(kafka, topic, beginnings(kafka, topic, timeout_s), timeout_s)
         self._seen: set[bytes | None] = set()
 
     @property

@@ -16,8 +16,8 @@ from threading import Event
 
 from common.context import Context
 from common.endpoints import Endpoints
-from common.history import HistoryStore, Ranges, context_events, ranges_between
-from common.log_interval import held_ranges
+from common.history import HistoryStore, context_events, ranges_between
+from common.log_interval import beginnings
 from common.metrics import RECOMMEND_STREAM_LAG
 from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
@@ -57,8 +57,8 @@ class SessionFollower:
             if history.users() == 0:
                 load_initial_histories(SessionLog.open(folder / "log"), history, settings.split.warm_days)
             topic = topic_name(endpoints.prefix, "sessions")
-            held = held_ranges(endpoints.kafka, topic, settings.stream.timeout_s)
-            start = {p: _begin(history, p, held) for p in range(TOPICS["sessions"].count(self._partitions))}
+            begins = beginnings(endpoints.kafka, topic, settings.stream.timeout_s)
+            start = {p: _begin(history, p, begins[p]) for p in range(TOPICS["sessions"].count(self._partitions))}
         self._reader = LogReader(endpoints.kafka, topic, start, settings.stream.timeout_s)
         self._thread = threading.Thread(target=self._follow, name="session-follower", daemon=True)
         self._thread.start()
@@ -90,9 +90,9 @@ class SessionFollower:
             self._stop.wait(REST_S)
 
 
-def _begin(history: HistoryStore, partition: int, held: Ranges) -> int:
-    """The next position to read of a partition, past what the log has lost."""
-    end, (first, _) = history.end(partition), held[partition]
+def _begin(history: HistoryStore, partition: int, first: int) -> int:
+    """The next position to read of a partition, of which the log has those from ``first`` on."""
+    end = history.end(partition)
     if end < first:
         log.warning("partition %d: the log begins at %d, histories lack the sessions from %d on", partition, first, end)
         history.advance(partition, first)

@@ -27,7 +27,7 @@ def test_histories_that_another_machine_writes_are_not_opened(tmp_path: Path, mo
     (tmp_path / "history.sqlite").touch()
     journal = Journal(tmp_path / "journal.jsonl")
     assert run.history(0).name == "history.sqlite"  # the trainer of this machine has it
-    monkeypatch.setattr("trainer.journal.machine", lambda: "elsewhere")
+    monkeypatch.setattr("trainer.journal._machine", lambda: "elsewhere")
     with pytest.raises(ValueError, match="in use by a trainer on another machine"):
         run.history(0)
     journal.close()
