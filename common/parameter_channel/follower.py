@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import redis
 from pydantic import ValidationError
 
 from common.parameter_channel.connection import Connection
 from common.parameter_channel.manifest import Manifest, Part, Precision, digest
-from common.parameter_channel.shared_copy import SharedCopy
+from common.parameter_channel.shared_copy import SharedCopy, Sink
 from common.parameter_channel.wire import patched
 from common.tensor_file import Parameters
 
@@ -147,7 +147,7 @@ class Follower(Connection):
             return manifest
         return None
 
-    def _fetch(self, parts: Sequence[Part], into: IO[bytes]) -> bool:
+    def _fetch(self, parts: Sequence[Part], into: Sink) -> bool:
         """Write the parameters of the last part, made from those at hand if they are of an earlier one, else from the first.
 
         False if a piece is missing, short or differs.
@@ -161,7 +161,7 @@ class Follower(Connection):
             return self._pull(parts[0], whole) and self._patch(whole.getvalue(), parts[1:], into)
         return self._pull(parts[0], into)
 
-    def _patch(self, blob: Parameters, parts: Sequence[Part], into: IO[bytes]) -> bool:
+    def _patch(self, blob: Parameters, parts: Sequence[Part], into: Sink) -> bool:
         for part in parts:
             change = io.BytesIO()
             if not self._pull(part, change):
@@ -173,7 +173,7 @@ class Follower(Connection):
         into.write(blob)
         return True
 
-    def _pull(self, part: Part, into: IO[bytes]) -> bool:
+    def _pull(self, part: Part, into: Sink) -> bool:
         """Write a part's bytes, a chunk at a time."""
         for chunk in part.chunks:
             with self._named():

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import xxhash
 from filelock import FileLock, Timeout
@@ -26,11 +26,22 @@ from filelock import FileLock, Timeout
 from common.parameter_channel.manifest import digest
 from common.tensor_file import Parameters
 
-Fetch = Callable[[IO[bytes]], bool]
-"""Writes parameters into a file, or says that they cannot be had."""
+
+class Sink(Protocol):
+    """Where fetched bytes go."""
+
+    def write(self, data: Parameters, /) -> object:
+        """Take the next ones."""
+        ...
+
+
+Fetch = Callable[[Sink], bool]
+"""Writes parameters, or says that they cannot be had."""
 MEMORY = Path("/dev/shm")  # noqa: S108 - not for temporary files of guessable names: a folder of this user alone
-READERS, GONE = "readers", ".gone"
+READERS, GONE, BUILDING = "readers", ".gone", "building"
 ENTRIES = 1000
+POLL_S = 0.005
+"""How often a reader looks whether another one has done fetching."""
 log = logging.getLogger(__name__)
 
 
@@ -46,13 +57,15 @@ class SharedCopy:
             wait_s: how long to wait for another reader that is fetching, before fetching oneself.
         """
         whose = xxhash.xxh3_64_hexdigest(str(run_folder.resolve()).encode())
-        home = _own(MEMORY / f"onerec-{os.getuid()}") or _own(run_folder / f"parameters-{platform.node()}")
+        memory = _own(MEMORY / f"onerec-{os.getuid()}")
+        home = memory or _own(run_folder / f"parameters-{platform.node()}")
         if home is None:
             raise PermissionError(f"{run_folder} must belong to this user and be writable, to keep parameters there")
         for left in home.iterdir():
             _remove_unused(left)
         self.folder = home / f"{whose}-{kind}"
-        self._lock = FileLock(self.folder / "lock", timeout=wait_s)
+        self._in_memory = memory is not None
+        self._lock = FileLock(self.folder / "lock", timeout=wait_s, poll_interval=POLL_S)
         self._reading = _enter(self.folder)
 
     def close(self) -> None:
@@ -62,12 +75,12 @@ class SharedCopy:
 
     def get(self, version: int, checksum: str, fetch: Fetch) -> Parameters | None:
         """A version's parameters: those at hand, or what is fetched and kept for the others. None if they are not whole."""
-        found = self.read(version, checksum)
+        found = self._at_hand(version, checksum)
         if found is not None:
             return found
         try:
             with self._lock:
-                found = self.read(version, checksum)  # another reader may have fetched it meanwhile
+                found = self._at_hand(version, checksum)  # another reader may have fetched it meanwhile
                 return self._fetched(version, checksum, fetch) if found is None else found
         except Timeout:
             log.warning("%s: another reader has been fetching for long", self.folder)
@@ -77,29 +90,72 @@ class SharedCopy:
         return own.getvalue() if fetch(own) and digest(own.getvalue()) == checksum else None
 
     def read(self, version: int, checksum: str) -> mmap.mmap | None:
-        """A version's parameters if they are at hand and whole: the file's own pages, also after it has been removed."""
+        """A version's parameters if they are at hand and, looked at again, whole."""
+        data = self._mapped(version, checksum)
+        return data if data is not None and digest(data) == checksum else None
+
+    def _at_hand(self, version: int, checksum: str) -> mmap.mmap | None:
+        """As `read`, but what is in memory was looked at by the reader that fetched it, before it got its name."""
+        return self._mapped(version, checksum) if self._in_memory else self.read(version, checksum)
+
+    def _mapped(self, version: int, checksum: str) -> mmap.mmap | None:
+        """The file's own pages. Nobody writes to them while they are mapped, whatever becomes of the file's name."""
+        path = self._file(version, checksum)
         try:
-            with self._file(version).open("rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (FileNotFoundError, ValueError):  # an empty file cannot be mapped
-            return None
-        return data if digest(data) == checksum else None
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the mapping goes: it has the descriptor, too
+                if _is(path, file.fileno()):
+                    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (FileNotFoundError, BlockingIOError, ValueError):  # an empty file cannot be mapped
+            pass
+        return None
 
     def _fetched(self, version: int, checksum: str, fetch: Fetch) -> Parameters | None:
-        """In place of all other versions, which stay until it is there: it may be made from one of them."""
-        building = self.folder / "building"
-        with building.open("wb") as file:
-            fetched = fetch(file)
-        if not fetched:
-            return None
-        building.replace(self._file(version))
-        for other in self.folder.glob("*.safetensors"):
-            if other != self._file(version):
-                other.unlink(missing_ok=True)
-        return self.read(version, checksum)
+        """In place of all other versions, which stay until it is there: it may be made from one of them.
 
-    def _file(self, version: int) -> Path:
-        return self.folder / f"{version:08d}.safetensors"
+        The memory of the version before is kept for the next one: to find new pages takes longer than to fill them.
+        """
+        file, building = self._file(version, checksum), self.folder / BUILDING
+        with _to_be_written(building) as raw:
+            checked = _Checked(raw)
+            if not fetch(checked) or checked.hexdigest() != checksum:
+                return None
+            raw.truncate()
+            building.replace(file)
+        for other in sorted(set(self.folder.glob("*.safetensors")) - {file}):
+            other.replace(building) if self._in_memory else other.unlink()
+        return self._at_hand(version, checksum)
+
+    def _file(self, version: int, checksum: str) -> Path:
+        return self.folder / f"{version:08d}-{checksum}.safetensors"
+
+
+class _Checked:
+    """Writes into a file and remembers the checksum."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, xxhash.xxh3_128()
+
+    def write(self, data: Parameters, /) -> None:
+        """All of it."""
+        self._file.write(data)
+        self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        """Of all that was written."""
+        return self._hash.hexdigest()
+
+
+def _to_be_written(path: Path) -> IO[bytes]:
+    """A file that nobody maps: the one that is there, or a new one in its place."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # a reader has not let go of that version yet
+        file.close()
+        path.unlink()
+        return path.open("w+b")
+    return file
 
 
 def _own(folder: Path) -> Path | None:

@@ -20,8 +20,8 @@ from common.tensor_file import Parameters, header_end, places
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]
 ROWS, VALUES = "#rows", "#values"
-SAMPLE, MOSTLY = 64, 0.9
-"""Of a tensor of which one row in so many is looked at and so many of these differ, everything is sent."""
+SAMPLE, MOSTLY = 256, 0.9
+"""Of a larger tensor at least so many rows are looked at; if so many of these differ, everything is sent."""
 
 
 def difference(old: bytes, new: bytes, limit: int) -> bytes | None:
@@ -79,7 +79,7 @@ def halved(blob: bytes) -> bytes:
 
 def _mostly_differ(before: Bits, after: Bits) -> bool:
     """Whether nearly all of some rows differ: then the others need no look."""
-    seen = slice(None, None, SAMPLE)
+    seen = slice(None, None, len(before) // SAMPLE or 1)
     differ = (before[seen] != after[seen]).any(1)
     return len(differ) >= SAMPLE and bool(differ.mean() > MOSTLY)
 

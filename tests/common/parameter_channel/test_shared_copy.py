@@ -6,7 +6,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -29,14 +28,14 @@ def run(tmp_path: Path) -> Path:
 
 
 def writes(data: bytes) -> shared_copy.Fetch:
-    def fetch(into: IO[bytes]) -> bool:
+    def fetch(into: shared_copy.Sink) -> bool:
         into.write(data)
         return True
 
     return fetch
 
 
-def never(_: IO[bytes]) -> bool:
+def never(_: shared_copy.Sink) -> bool:
     raise AssertionError("fetched again")
 
 
@@ -51,6 +50,37 @@ def test_a_second_reader_finds_what_the_first_has_fetched_and_the_last_one_leave
     assert bytes(second.get(2, digest(b"two"), never) or b"") == b"two"
     second.close()
     assert not list(next(memory.iterdir()).iterdir())
+
+
+def test_the_memory_of_the_version_before_serves_the_next_one_unless_somebody_reads_it(run: Path) -> None:
+    versions = [bytes([k]) * (9000 - 1000 * k) for k in range(6)]
+    with closing(SharedCopy(run, "fp32", 1.0)) as copy:
+
+        def take(k: int) -> tuple[bytes, int]:
+            held = copy.get(k, digest(versions[k]), writes(versions[k]))
+            (file,) = copy.folder.glob("*.safetensors")
+            return bytes(held or b""), file.stat().st_ino
+
+        taken = [take(k) for k in range(4)]
+        assert [data for data, _ in taken] == versions[:4]
+        assert [inode for _, inode in taken][2:] == [inode for _, inode in taken][:2]
+        held = copy.read(3, digest(versions[3]))
+        take(4)
+        assert take(5)[1] not in {inode for _, inode in taken}
+        assert bytes(held or b"") == versions[3]
+
+
+def test_a_fetch_that_fails_halfway_leaves_the_version_at_hand(run: Path) -> None:
+    def breaks(into: shared_copy.Sink) -> bool:
+        into.write(b"xx")
+        return False
+
+    with closing(SharedCopy(run, "fp32", 1.0)) as copy:
+        for version, data in enumerate((b"one", b"two", b"three")):
+            assert copy.get(version, digest(data), breaks) is None
+            assert bytes(copy.get(version, digest(data), writes(data)) or b"") == data
+            assert copy.get(9, digest(b"nine"), breaks) is None
+            assert bytes(copy.get(version, digest(data), never) or b"") == data
 
 
 def test_readers_that_come_and_go_at_once_always_find_each_others_folder(run: Path) -> None:
