@@ -23,7 +23,6 @@ from pydantic import BaseModel
 from benchmarks.harness import BenchResult, Claim, Race
 from benchmarks.push import embedded_redis
 from common.compute import compute_with
-from common.context import Context
 from common.features import Featurizer, PolicyInputs
 from common.history import HistoryStore
 from common.item_index import ItemIndex, snapshot_path
@@ -112,8 +111,7 @@ class ReadyBatch:
     """What one step needs, in memory."""
 
     samples: list[SftSample]
-    inputs: PolicyInputs | None
-    """None where the filter kept no session."""
+    inputs: list[PolicyInputs]
 
 
 class World:
@@ -147,12 +145,10 @@ class World:
         """Seconds a step of the same steps, without a loop around them."""
         policy = build_policy(self.settings.policy, 0)
         load_weights(policy, self.blob)
-        features = Ready(Featurizer(self.settings.policy, self.index))
-        training = TrainingStep(policy, features, self.settings)
+        training = TrainingStep(policy, Featurizer(self.settings.policy, self.index), self.settings)
         began = 0.0
         for number, batch in enumerate(batches, 1):
-            features.inputs = batch.inputs
-            training.run(batch.samples, [], number)
+            training.run(batch.samples, [], number, inputs=batch.inputs)
             began = began or time.perf_counter()
         return (time.perf_counter() - began) / (len(batches) - 1)
 
@@ -170,7 +166,7 @@ class World:
                 part = records[start : start + size]
                 samples = builder.build(part, {0: (start, start + len(part))}).samples
                 contexts = [sample.context for sample in samples]
-                batches.append(ReadyBatch(samples, featurizer(contexts) if contexts else None))
+                batches.append(ReadyBatch(samples, [featurizer(contexts)] if contexts else []))
         return batches
 
     def _records(self) -> list[Record]:
@@ -189,17 +185,3 @@ class World:
         endpoints = {"run": name, "kafka": kafka, "prefix": name, "reward": ""}
         (folder / "endpoints.json").write_text(json.dumps(endpoints))
         return folder
-
-
-class Ready(Featurizer):
-    """Gives features that are at hand."""
-
-    inputs: PolicyInputs | None = None
-
-    def __init__(self, featurizer: Featurizer) -> None:
-        super().__init__(featurizer.policy, featurizer.index)
-
-    def __call__(self, contexts: list[Context]) -> PolicyInputs:  # noqa: ARG002 - they are those of the batch at hand
-        """The batch's."""
-        assert self.inputs is not None
-        return self.inputs

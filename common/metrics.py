@@ -38,7 +38,7 @@ TRAINER_RL_LOSS = gauge("onerec_trainer_rl_loss_nats", "Policy-gradient loss of 
 TRAINER_STEP_SECONDS = histogram("onerec_trainer_step_seconds", "Time of a training step.")
 TRAINER_WAITED = counter(
     "onerec_trainer_waited_seconds_total",
-    "Time between steps, by what was waited for: sessions, or checkpoint (the one before was not on disk yet).",
+    "Time waited, by what for: sessions, checkpoint (the one before was not on disk yet), or a step's features.",
     "reason",
 )
 TRAINER_PUBLISH_SECONDS = histogram("onerec_trainer_publish_seconds", "Time to publish a parameter version.")

@@ -55,7 +55,7 @@ def train(folder: Path, stop: Event, metrics_url: str = "") -> None:
         statistics = closing.enter_context(Statistics(folder / "trainer_stats.jsonl", opened.run))
         worker = "trainer" if ranks.leads else f"trainer-{ranks.rank}"
         trainer = Trainer(opened, journal, producer, publisher, statistics)
-        closing.callback(trainer.commits.close)
+        closing.callback(trainer.close)
         trainer.run(stop, lambda: say_ready(folder, worker, run=endpoints.run, metrics=metrics_url))
 
 

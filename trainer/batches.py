@@ -41,6 +41,8 @@ class Batch:
     requests: list[RequestDraft] = field(default_factory=list)
     rejected: list[tuple[Record, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    filter_median_ms: float = 0.0
+    """The filter's threshold after these sessions."""
 
 
 def context_for(history: HistoryStore, asked: Asked, position: Position, limit: int) -> Context:
@@ -103,6 +105,7 @@ class BatchBuilder:
                 self._train_on(one, batch)
             if self.settings.rl.lambda_feedback:
                 self._heed(one, batch)
+        batch.filter_median_ms = self.session_filter.median
         return batch
 
     def _heed(self, placed: PlacedSession, batch: Batch) -> None:

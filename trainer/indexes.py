@@ -24,7 +24,7 @@ class Indexes:
         Raises:
             ValueError: one of them is missing or damaged.
         """
-        self._folder, self._policy = folder, policy
+        self.folder, self._policy = folder, policy
         self._follower = IndexFollower(folder, versions[0] if versions else min(committed(folder), default=None))
         self._featurizers: dict[int, Featurizer] = {}
         try:
@@ -60,7 +60,7 @@ class Indexes:
             JournalError: it is older than the one in force, or gone, or damaged.
         """
         if version != self.current.version and (self._follower.get(version) is None or self.current.version != version):
-            raise JournalError(f"item index {version} is needed to go on, but it is not in {self._folder}")
+            raise JournalError(f"item index {version} is needed to go on, but it is not in {self.folder}")
 
     def featurizer(self, version: int) -> Featurizer | None:
         """What turns contexts into features by a version that is held; None for any other."""
@@ -74,7 +74,7 @@ class Indexes:
 
     def pin(self, version: int) -> None:
         """Have this version and all newer ones kept."""
-        pin(self._folder, READER, version)
+        pin(self.folder, READER, version)
 
     def close(self) -> None:
         """Stop following."""

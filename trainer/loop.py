@@ -2,9 +2,13 @@
 
 With several ranks each runs this loop on its partitions, and all of them step together, stop together and end together.
 
+Before a step runs the next one is prepared, if its sessions are there: its features are made meanwhile. It is on record, and
+counts, only once its own turn comes; before a checkpoint nothing is prepared, so that the image knows no later sessions.
+
 consumes:     sessions and rollout-groups (Kafka)
 produces:     rollout-requests and dead-letters (Kafka), checkpoints (disk), parameter versions (message queue)
-waits for:    enough sessions for a batch; at the end of a finite log, the groups still under way; the other ranks
+waits for:    enough sessions for a batch, and its preparation; at the end of a finite log, the groups still under way; the
+              other ranks
 unblocked by: new records, the end of the log as told in replay.json, the drain bound, the stop event, a rank's end
 """
 
@@ -17,19 +21,21 @@ from collections.abc import Callable
 from functools import partial
 from threading import Event
 
+from common.features import Featurizer
 from common.history import Position, ranges_between
 from common.item_index import ItemIndex
 from common.messages import RolloutRequest
 from common.metrics import TRAINER_INDEX_VERSION
 from common.probes import PULSE
 from common.stream import Producer, Record, dead_letter, dead_letter_key
-from trainer.batches import BatchBuilder, RequestDraft
+from trainer.batches import RequestDraft
 from trainer.checkpoint import CheckpointError, Identity, commit, oldest_index, policy_blob
 from trainer.committing import BackgroundCommit, show_checkpoint
 from trainer.groups import GIVEN_UP, TRAINED, GroupJudge, Judgement, log_dropped
 from trainer.journal import Journal, JournalEntry, JournalError, SettledGroup
 from trainer.metrics import waiting_for
 from trainer.parity import Snapshots
+from trainer.preparation import Cut, Preparation, Prepared
 from trainer.publishing import BackgroundPublisher
 from trainer.record_buffer import even_cuts
 from trainer.resume import SESSIONS, OpenRun
@@ -63,9 +69,7 @@ class Trainer:
         self.indexes = opened.indexes
         self.journal, self.producer, self.publisher, self.statistics = journal, producer, publisher, statistics
         self.checkpoints = opened.folder / "checkpoints"
-        self.batches = BatchBuilder(
-            self.settings, opened.indexes.current, opened.history, self.state.session_filter, self.state.play_times
-        )
+        self.preparation = Preparation(opened)
         self.snapshots = Snapshots(lambda version: policy_blob(self.checkpoints, version))
         self.judge = GroupJudge(opened, self.snapshots)
         self.commits = BackgroundCommit()
@@ -77,19 +81,29 @@ class Trainer:
         """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
         self._tell_start()
         self.publish(wait=True)
-        self.use_index()
+        self.use_index(self.featurizer())
         for entry in self.recorded():
             (stopped,) = self.ranks.told(stop.is_set())
             if any(stopped):
                 break
             self.repeat(entry)
         on_live()
-        while (records := self.consume(stop)) is not None:
-            self.adopt_index()
-            self.step(records, self.judge_groups())
+        self.follow(stop)
         self.drain(stop)
         self.checkpoint(wait=True)
         self.publish(wait=True)
+
+    def follow(self, stop: Event) -> None:
+        """Train on the sessions as they come. What is prepared is trained, even after ``stop``: the filter has seen it."""
+        prepared = self.prepare(self.consume(stop))
+        while prepared:
+            PULSE.beat()
+            started = time.perf_counter()
+            judgements = self.judge_groups()
+            entry = self.record(prepared, judgements)
+            following = self.prepare(self.cut_ahead(entry.step, stop))
+            self.execute(entry, prepared, judgements, started)
+            prepared = following or self.prepare(self.consume(stop))
 
     def recorded(self) -> list[JournalEntry]:
         """The steps behind the checkpoint. One that a rank has not on record was executed by none, and is dropped.
@@ -105,21 +119,47 @@ class Trainer:
         return self.journal.after(self.state.step)
 
     @waiting_for("sessions")
-    def consume(self, stop: Event) -> list[Record] | None:
+    def consume(self, stop: Event) -> Cut | None:
         """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``."""
-        wanted = self.settings.trainer.batch_sessions
         while True:
             PULSE.beat()
             self.conclude_commit()
-            ended = self.log_has_ended()
-            ready = ended or len(self.sessions) >= self.ranks.part(wanted) or self.sessions.is_dry()
-            held, are_ready, have_ended, stopped = self.ranks.told(len(self.sessions), ready, ended, stop.is_set())
-            if any(stopped):
-                return None
-            if all(have_ended) or (all(are_ready) and sum(held) >= wanted):
-                return self.sessions.cut(even_cuts(held, wanted)[self.ranks.rank]) if any(held) else None
-            if len(self.sessions) < 4 * wanted:
-                self.sessions.fill(4 * wanted, POLL_S)
+            cut, is_over = self.cut(stop)
+            if cut or is_over:
+                return cut
+            self.read_ahead(POLL_S)
+
+    def read_ahead(self, wait_s: float) -> None:
+        """Have records of a few steps at hand; wait for up to ``wait_s`` if none come."""
+        few = 4 * self.settings.trainer.batch_sessions
+        if len(self.sessions) < few:
+            self.sessions.fill(few, wait_s)
+
+    def cut(self, stop: Event) -> tuple[Cut | None, bool]:
+        """The next batch, if all ranks together have enough for it now, and whether none is to come. A collective."""
+        wanted = self.settings.trainer.batch_sessions
+        ended = self.log_has_ended()
+        ready = ended or len(self.sessions) >= self.ranks.part(wanted) or self.sessions.is_dry()
+        held, are_ready, have_ended, stopped = self.ranks.told(len(self.sessions), ready, ended, stop.is_set())
+        if any(stopped) or (all(have_ended) and not any(held)):
+            return None, True
+        if not all(have_ended) and not (all(are_ready) and sum(held) >= wanted):
+            return None, False
+        before = dict(self.sessions.positions)
+        records = self.sessions.cut(even_cuts(held, wanted)[self.ranks.rank])
+        return Cut(records, ranges_between(before, self.sessions.positions)), False
+
+    def cut_ahead(self, step: int, stop: Event) -> Cut | None:
+        """The sessions of the step behind ``step``, if they are there and no checkpoint comes before it."""
+        if step % self.settings.sync.every == 0:
+            return None
+        self.read_ahead(0.0)
+        cut, _ = self.cut(stop)
+        return cut
+
+    def prepare(self, cut: Cut | None) -> Prepared | None:
+        """Prepare the step of these sessions, if there are any; before it a newer item index is taken up. A collective."""
+        return self.preparation.ahead(cut, self.adopt_index()) if cut else None
 
     def log_has_ended(self) -> bool:
         """Whether the replayer has told the log's end and everything before it has been read, of this rank's partitions."""
@@ -130,22 +170,28 @@ class Trainer:
         ends = {int(p): int(last) for p, last in told["ends"].items() if self.ranks.owns(int(p))}
         return told["run"] == self.state.identity.run and self.sessions.read_past(ends)
 
-    def adopt_index(self) -> None:
-        """Take up a newer item index, if rank 0 has found one."""
+    def adopt_index(self) -> Featurizer:
+        """Take up a newer item index for the sessions to come, if rank 0 has found one. A collective."""
         if self.ranks.leads:
             self.indexes.adopt()
         (versions,) = self.ranks.told(self.indexes.current.version)
         self.indexes.go_to(versions[0])
-        self.use_index()
+        return self.featurizer()
 
-    def use_index(self) -> None:
-        """Make samples and features by the index in force."""
-        index = self.indexes.current
-        featurizer = self.indexes.featurizer(index.version)
+    def featurizer(self) -> Featurizer:
+        """Of the newest item index taken up."""
+        featurizer = self.indexes.featurizer(self.indexes.current.version)
         assert featurizer is not None
-        self.state.counters["indexes.adopted"] += self.ranks.leads and index.version != self.batches.index.version
-        self.batches.index, self.state.training.featurizer = index, featurizer
-        TRAINER_INDEX_VERSION.set(index.version)
+        return featurizer
+
+    def use_index(self, featurizer: Featurizer) -> None:
+        """Train by an index from now on."""
+        version = featurizer.index.version
+        self.state.counters["indexes.adopted"] += (
+            self.ranks.leads and version != self.state.training.featurizer.index.version
+        )
+        self.state.training.featurizer = featurizer
+        TRAINER_INDEX_VERSION.set(version)
 
     def judge_groups(self, wait_s: float = 0.0) -> list[Judgement]:
         """What came back from the fleet: groups to train as far as a step has room, and all that is dropped before."""
@@ -163,26 +209,25 @@ class Trainer:
             judgements.append(judgement)
         return judgements
 
-    def step(self, records: list[Record], judgements: list[Judgement]) -> None:
-        """One step, new: on record first, then executed."""
+    def record(self, prepared: Prepared, judgements: list[Judgement]) -> JournalEntry:
+        """Put a new step on record, before it is executed."""
         if self.publisher:
             self.publisher.check()
         for judgement in judgements:
             log_dropped(judgement, self.state.frontier)
         entry = JournalEntry(
             step=self.state.step + 1,
-            ranges=ranges_between(self.state.sessions, self.sessions.positions),
+            ranges=prepared.ranges,
             groups=[judgement.settled for judgement in judgements],
-            index_version=self.indexes.current.version,
+            index_version=prepared.featurizer.index.version,
         )
         self.journal.append(entry)
-        self.execute(entry, records, judgements)
+        return entry
 
     def repeat(self, entry: JournalEntry) -> None:
         """One step, exactly as the journal recorded it."""
-        timeout_s = self.settings.stream.timeout_s
+        started, timeout_s = time.perf_counter(), self.settings.stream.timeout_s
         self.indexes.go_to(entry.index_version)
-        self.use_index()
         judgements = []
         for settled in entry.groups:
             if settled.record is None:
@@ -191,24 +236,24 @@ class Trainer:
             partition, offset = settled.record
             piece = {partition: (self.groups.positions[partition], offset + 1)}
             judgements.append(self.judge.recall(settled, self.groups.take(piece, timeout_s)[-1]))
-        self.execute(entry, self.sessions.take(entry.ranges, timeout_s), judgements)
+        cut = Cut(self.sessions.take(entry.ranges, timeout_s), entry.ranges)
+        self.execute(entry, self.preparation.now(cut, self.featurizer()), judgements, started)
 
-    def execute(self, entry: JournalEntry, records: list[Record], judgements: list[Judgement]) -> None:
-        """Filter, step, request rollouts; checkpoint and publish when it is time."""
-        started = time.perf_counter()
-        batch = self.batches.build(records, entry.ranges)
+    def execute(self, entry: JournalEntry, prepared: Prepared, judgements: list[Judgement], started: float) -> None:
+        """Step, request rollouts; checkpoint and publish when it is time."""
+        batch = prepared.batch
+        self.use_index(prepared.featurizer)
         groups = [judgement.sample for judgement in judgements if judgement.sample]
-        metrics = self.state.training.run(batch.samples, groups, entry.step, batch.feedback)
-        self.state.advance(entry, batch.counts)
-        self.request_rollouts(batch.requests)
+        metrics = self.state.training.run(batch.samples, groups, entry.step, batch.feedback, prepared.inputs())
+        self.state.advance(entry, batch)
+        self.request_rollouts(batch.requests, prepared.featurizer.index)
         self.reject(batch.rejected + [judgement.refused for judgement in judgements if judgement.refused])
-        self.history.commit()
         self.conclude_commit()
         if entry.step % self.settings.sync.every == 0:
             self.checkpoint()
         self.statistics.step(self.state, metrics, judgements, time.perf_counter() - started, self.sessions.lag())
 
-    def request_rollouts(self, drafts: list[RequestDraft]) -> None:
+    def request_rollouts(self, drafts: list[RequestDraft], index: ItemIndex) -> None:
         """Ask the fleet for groups, as far as `rl.max_outstanding` allows; the others are counted."""
         topic, limit = self.opened.topic("rollout-requests"), self.ranks.part(self.settings.rl.max_outstanding)
         for draft in drafts:
@@ -217,7 +262,7 @@ class Trainer:
                 continue
             self.state.frontier.request(draft.position, draft.asked)
             self.state.counters["requests.sent"] += 1
-            request = to_request(draft, self.state.identity, self.indexes.current, self.opened.topic(SESSIONS))
+            request = to_request(draft, self.state.identity, index, self.opened.topic(SESSIONS))
             self.producer.send(topic, request.to_bytes(), draft.position[0], request.request_id.encode())
 
     def reject(self, rejected: list[tuple[Record, str]]) -> None:
@@ -238,7 +283,6 @@ class Trainer:
         with waiting_for("checkpoint"):
             self.conclude_commit(wait=True)
         self.producer.flush()
-        self.history.commit()
         step, staleness = self.state.step, self.state.staleness
         if staleness.newest != step:
             self.state.frontier.compact(self.state.sessions)
@@ -286,9 +330,15 @@ class Trainer:
             judgements = self.judge_groups(POLL_S) if waits else []
             found, waiting, stopped = self.ranks.told(bool(judgements), waits, stop.is_set())
             if any(found):
-                self.step([], judgements)
+                started, nothing = time.perf_counter(), self.preparation.now(Cut([], {}), self.featurizer())
+                self.execute(self.record(nothing, judgements), nothing, judgements, started)
             if any(stopped) or not (any(found) or any(waiting)):
                 return
+
+    def close(self) -> None:
+        """Let what runs beside the steps end."""
+        self.preparation.close()
+        self.commits.close()
 
     def _tell_start(self) -> None:
         step = self.state.step

@@ -55,7 +55,7 @@ class TrainerMetrics:
         new, self._shown = run.counters - self._shown, Counter(run.counters)
         self._count(new, topic_name(run.identity.prefix, SESSIONS))
         metrics.TRAINER_STEP.set(run.step)
-        metrics.TRAINER_FILTER_MEDIAN.set(run.session_filter.median / 1000)
+        metrics.TRAINER_FILTER_MEDIAN.set(run.filter_median_ms / 1000)
         metrics.TRAINER_REQUESTS_OUTSTANDING.set(len(run.frontier.outstanding))
         metrics.TRAINER_STEP_SECONDS.observe(seconds)
         for partition, records in lag.items():

@@ -22,7 +22,7 @@ from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
 from common.stream import TOPICS, topic_name
 from common.tensor_file import copies
-from trainer.batches import warm_plays, warm_scores
+from trainer.batches import Batch, warm_plays, warm_scores
 from trainer.checkpoint import Checkpoint, CheckpointError, Identity, RunState, commit, load, load_latest
 from trainer.duration_reward import PLAY_TIMES, PlayTimes
 from trainer.frontier import Frontier
@@ -60,8 +60,10 @@ class Run:
     sessions: dict[int, int] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
+    filter_median_ms: float = 0.0
+    """The filter's threshold after the last step's sessions; the filter itself may be ahead."""
 
-    def advance(self, entry: JournalEntry, counts: Counter[str]) -> None:
+    def advance(self, entry: JournalEntry, batch: Batch) -> None:
         """A step was executed: move the positions past what entered it, settle its groups, add to the counters."""
         self.step, self.index_version = entry.step, entry.index_version
         self.sessions |= {partition: end for partition, (_, end) in entry.ranges.items()}
@@ -71,7 +73,8 @@ class Run:
             if settled.request:
                 self.frontier.settle(settled.request)
             self.counters[f"groups.{settled.outcome}"] += 1
-        self.counters.update(counts)
+        self.counters.update(batch.counts)
+        self.filter_median_ms = batch.filter_median_ms
 
     def image(self, indexes: list[int]) -> Checkpoint:
         """The checkpoint of the present state of all ranks: a copy, which later steps leave alone.

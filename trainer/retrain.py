@@ -116,8 +116,7 @@ def replay(bundle: Bundle, into: Path, on_step: OnStep = lambda *_: None, run_lo
         closing.callback(journal.close)
         statistics = closing.enter_context(Statistics(into / STATISTICS, opened.run))
         trainer = Trainer(opened, journal, Nowhere(), None, statistics)
-        closing.callback(trainer.commits.close)
-        trainer.use_index()
+        closing.callback(trainer.close)
         for entry in trainer.recorded():
             trainer.repeat(entry)
             on_step(entry.step, end)

@@ -51,7 +51,7 @@ class Statistics:
         step: Line = (
             {"kind": "step", "step": run.step, "time_ms": now_ms, "seconds": seconds, "version": run.staleness.newest}
             | {"index_version": run.index_version}
-            | {"outstanding": whole.outstanding, "filter_median_ms": run.session_filter.median}
+            | {"outstanding": whole.outstanding, "filter_median_ms": run.filter_median_ms}
             | asdict(whole.metrics)
             | {"utilisation": whole.metrics.flops / (seconds * peak_rate), "peak_flops": peak_rate}
             | {"peak_source": self._peak.source, "counters": whole.counters}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.context import Context
-from common.features import Featurizer
+from common.features import Featurizer, PolicyInputs
 from common.policy import Policy
 from common.policy.flops import TRAINING
 from common.policy.flops_formula import flops_formula
@@ -113,10 +113,23 @@ class TrainingStep:
         self.by_token = level == "token" or (level == "auto" and settings.rl.objective == "gbpo")
         self.format_samples = min(size, settings.rl.format_samples or max(1, round(5 * size / 128)))
 
+    def micro_batches(self, samples: list[SftSample]) -> list[list[SftSample]]:
+        """The samples that go through the policy together, in order."""
+        size = self.settings.trainer.micro_batch or max(1, len(samples))
+        return [samples[start : start + size] for start in range(0, len(samples), size)]
+
     def run(
-        self, samples: list[SftSample], groups: list[RlSample], step: int, feedback: Sequence[FeedbackSample] = ()
+        self,
+        samples: list[SftSample],
+        groups: list[RlSample],
+        step: int,
+        feedback: Sequence[FeedbackSample] = (),
+        inputs: list[PolicyInputs] | None = None,
     ) -> StepMetrics:
-        """One optimizer step; with nothing to train on, weights and optimizer stay as they are. Metrics are this rank's."""
+        """One optimizer step; with nothing to train on, weights and optimizer stay as they are. Metrics are this rank's.
+
+        ``inputs`` are the features of the samples' `micro_batches`, made now where none are given.
+        """
         metrics = StepMetrics()
         if not self.ranks.total(len(samples) + len(groups) + len(feedback)):
             return metrics
@@ -125,7 +138,7 @@ class TrainingStep:
         targets = self.ranks.total(sum(len(sample.codes) for sample in samples))
         routings: list[Routing] = []
         if samples:
-            self._next_token(samples, targets, routings, metrics)
+            self._next_token(samples, inputs, targets, routings, metrics)
         if groups:
             self._reinforce(groups, step, metrics)
         if self.settings.rl.lambda_feedback:
@@ -134,22 +147,30 @@ class TrainingStep:
         metrics.max_violation = balance(self.mixtures, routings, self.ranks.sum)
         return metrics
 
-    def _next_token(self, samples: list[SftSample], all_targets: int, routings: list[Routing], metrics: StepMetrics) -> None:
+    def _next_token(
+        self,
+        samples: list[SftSample],
+        inputs: list[PolicyInputs] | None,
+        all_targets: int,
+        routings: list[Routing],
+        metrics: StepMetrics,
+    ) -> None:
         """Accumulate the gradient of the mean loss over the targets of all ranks, a micro-batch of contexts at a time."""
         self.policy.train()
-        size = self.settings.trainer.micro_batch or len(samples)
-        pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
+        pieces = self.micro_batches(samples)
         routings += [Routing() for _ in pieces]
-        losses = [self._micro_batch(*one, all_targets, metrics) for one in zip(pieces, routings, strict=True)]
+        inputs = inputs or [self.featurizer([sample.context for sample in piece]) for piece in pieces]
+        losses = [self._micro_batch(*one, all_targets, metrics) for one in zip(pieces, inputs, routings, strict=True)]
         metrics.targets = sum(len(sample.codes) for sample in samples)
         metrics.loss_per_level = (torch.stack(losses).sum(0) / metrics.targets).tolist()
         metrics.sft_grad_norm = float(gradient_norm(p.grad for p in self.parameters))
 
-    def _micro_batch(self, samples: list[SftSample], routing: Routing, all_targets: int, metrics: StepMetrics) -> Tensor:
+    def _micro_batch(
+        self, samples: list[SftSample], inputs: PolicyInputs, routing: Routing, all_targets: int, metrics: StepMetrics
+    ) -> Tensor:
         """Add one micro-batch's gradient; its losses by level, summed over its targets."""
         codes, mask = pad_targets([s.codes for s in samples])
         device = self.parameters[0].device
-        inputs = self.featurizer([s.context for s in samples])
         metrics.flops += TRAINING * self.formula.forward(inputs, [len(s.codes) for s in samples])
         inputs, codes, mask = inputs.to(device), codes.to(device), mask.to(device)
         with routing, autocast(device, self.settings.trainer.precision):

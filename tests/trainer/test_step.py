@@ -151,7 +151,7 @@ def test_a_step_is_a_function_of_state_samples_and_number() -> None:
     group = rl(one.policy)
     for k in range(3):
         one.run(sft(), [group], k)
-        two.run(sft(), [group], k)
+        two.run(sft(), [group], k, inputs=[two.featurizer([sample.context for sample in sft()])])
     assert all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
 
 

@@ -1,0 +1,91 @@
+"""A process beside this one that answers its questions, one at a time, and takes no interpreter lock from it.
+
+Consumes: pickled questions on stdin. Produces: a pickled answer to each on stdout. Waits for: the next question.
+Unblocked by: `ChildProcess`, or the end of its process, which closes the pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+END_WITHIN_S = 10.0
+
+
+class ChildError(RuntimeError):
+    """There is no answer: the process ended, or did not answer in time, and was ended."""
+
+
+class ChildProcess:
+    """Runs the function ``main`` of a module, which is to call `answer_questions`. For one thread at a time."""
+
+    def __init__(self, module: str) -> None:
+        self._module, self._process = module, _start(module)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def ask(self, question: object, timeout_s: float) -> Any:
+        """The answer to a question, both of types that can be pickled. A process that ended before is started again.
+
+        Raises:
+            ChildError: it ended over this question, or was ended because it did not answer within ``timeout_s``.
+        """
+        if self._process.poll() is not None:
+            self.close()
+            self._process = _start(self._module)
+        asks, answers = self._process.stdin, self._process.stdout
+        assert asks is not None
+        assert answers is not None
+        try:
+            pickle.dump(question, asks, pickle.HIGHEST_PROTOCOL)
+            asks.flush()
+            waiting = select.poll()  # select itself ends at file 1023
+            waiting.register(answers, select.POLLIN)
+            if not waiting.poll(1000 * timeout_s):
+                self._process.kill()
+                self._process.wait()
+                raise ChildError(f"the process of {self._module} did not answer within {timeout_s:.0f} s")
+            return pickle.load(answers)  # noqa: S301 - of a process that this one has started
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+            self.close()
+            raise ChildError(f"the process of {self._module} ended with code {self._process.returncode}") from None
+
+    def close(self) -> None:
+        """Close its pipes, upon which it ends, and wait for that."""
+        with self._process as process:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # what it has not read when it ended
+                process.stdin.close()
+            try:
+                process.wait(END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def answer_questions(answer: Callable[[Any], object]) -> None:
+    """What the process does until its stdin ends. An error ends it, with its traceback on stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt ends the process that asks, and that ends this one
+    answers, sys.stdout = sys.stdout.buffer, sys.stderr  # what anything prints must not get among the answers
+    while True:
+        try:
+            question = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the process that has started this one
+        except EOFError:
+            return
+        pickle.dump(answer(question), answers, pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _start(module: str) -> subprocess.Popen[bytes]:
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # as here, wherever this process found its packages
+    command = [sys.executable, "-c", f"from {module} import main; main()"]
+    return subprocess.Popen(command, env=os.environ | paths, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
