@@ -53,14 +53,16 @@ class Stream(BaseModel):
 
     simulator: SimulatorSettings
     days: int
+    codes: int
+    """Of each level: no more than their items can fill."""
 
 
 class Scale(BaseModel):
     """The benchmark's size."""
 
     streams: dict[str, Stream] = {
-        "v1-0.015b": Stream(simulator=SimulatorSettings(items=20_000, users=400, requests_per_user=70), days=1),
-        "demo": Stream(simulator=SimulatorSettings(items=8_000, users=1_000, requests_per_user=70), days=2),
+        "v1-0.015b": Stream(simulator=SimulatorSettings(items=20_000, users=400, requests_per_user=70), days=1, codes=1_024),
+        "demo": Stream(simulator=SimulatorSettings(items=8_000, users=1_000, requests_per_user=70), days=2, codes=96),
     }
     """By the profile whose policy it is."""
     overrides: tuple[str, ...] = ()
@@ -69,10 +71,11 @@ class Scale(BaseModel):
 
     def settings(self, profile: str) -> Settings:
         """Of a run."""
-        overrides = ["rl.rate=0", "stream.partitions=1", *self.overrides]
+        stream = self.streams[profile]
+        overrides = ["rl.rate=0", "stream.partitions=1", f"policy.codes={stream.codes}", *self.overrides]
         settings = load_settings("demo", overrides)
         policy = load_settings(profile, overrides).policy.model_copy(update={"static_fields": STATIC_FIELDS})
-        return settings.model_copy(update={"simulator": self.streams[profile].simulator, "policy": policy})
+        return settings.model_copy(update={"simulator": stream.simulator, "policy": policy})
 
 
 class Timed(BaseModel):
