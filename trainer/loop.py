@@ -79,6 +79,7 @@ class Trainer:
 
     def run(self, stop: Event, on_live: Callable[[], None]) -> None:
         """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
+        self.preparation.start()
         self._tell_start()
         self.publish(wait=True)
         self.use_index(self.featurizer())
