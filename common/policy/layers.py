@@ -62,10 +62,17 @@ class Attention(nn.Module):
         out: Tensor = self.output(mixed.transpose(-2, -3).flatten(-2))
         return out
 
-    def grow(self, x: Tensor, cache: KeysValues | None) -> KeysValues:
-        """Keys and values of earlier positions, if any, then those of x (…, Q, D)."""
-        new = self.keys_values(x)
-        return new if cache is None else (torch.cat((cache[0], new[0]), -2), torch.cat((cache[1], new[1]), -2))
+    def step(self, x: Tensor, cache: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """One new position x (…, 1, D) sees the earlier ones, if any, and itself: output (…, 1, D), keys and values of all.
+
+        Written out, because kernels made for many queries of the same keys are slow where each query has its own few keys.
+        """
+        query, (keys, values) = self._split(self.query(x)), self.keys_values(x)
+        if cache is not None:
+            keys, values = torch.cat((cache[0], keys), -2), torch.cat((cache[1], values), -2)
+        share = ((query * keys).sum(-1) * query.shape[-1] ** -0.5).softmax(-1)
+        mixed = (share.unsqueeze(-1) * values).sum(-2)
+        return self.output(mixed.flatten(-2).unsqueeze(-2)), (keys, values)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Self-attention over x (…, Q, D)."""
@@ -163,10 +170,8 @@ class DecoderLayer(DecoderBlock):
 
     def step(self, x: Tensor, cache: KeysValues | None, context: KeysValues, mask: Tensor) -> tuple[Tensor, KeysValues]:
         """One new position x (R, B, 1, D) per beam; ``cache`` holds the beam's earlier keys and values (R, B, H, k, E)."""
-        own = self.attend_self.norm(x)
-        grown = self.self_attention.grow(own, cache)
-        x = self.attend_self.add(x, self.self_attention.attend(own, grown))
-        return self._over_context(x, context, mask), grown
+        change, grown = self.self_attention.step(self.attend_self.norm(x), cache)
+        return self._over_context(self.attend_self.add(x, change), context, mask), grown
 
     def _over_context(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
         def cross(y: Tensor) -> Tensor:
