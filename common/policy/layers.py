@@ -36,6 +36,19 @@ def table(rows: int, width: int, sparse: bool = False) -> nn.Embedding:
     return embedding
 
 
+def code_logits(hidden: Tensor, codes: Tensor) -> Tensor:
+    """Products of decoder output (…, D) with the rows of a head (V, D) -> (…, V).
+
+    In fp32 on a CPU they are oneDNN's, unless gradients are wanted: for hundreds of rows by thousands of codes it takes five
+    sixths of the time of MKL on an AMD processor. torch itself asks oneDNN for lower precisions only.
+    """
+    plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or hidden.device.type != "cpu"
+    if plain or not torch.backends.mkldnn.is_available():
+        return functional.linear(hidden, codes)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, codes, None, "none", [], "")
+    return out
+
+
 class Attention(nn.Module):
     """Multi-head attention whose keys and values may be computed once and reused for many queries."""
 
