@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.features import EventFeatures, PolicyInputs
-from common.policy.layers import DecoderBlock, DecoderLayer, EncoderLayer, FeedForward, code_logits
+from common.policy.layers import DecoderBlock, DecoderLayer, EncoderLayer, FeedForward, product
 from common.policy.moe import mixture_at, present_tokens
 from common.policy.pathways import LifelongQueries, PathwayMlp
 from common.policy.policy import Memory, Policy
@@ -89,7 +89,7 @@ class EncoderDecoder(Policy):
 
     def head(self, level: int, hidden: Tensor) -> Tensor:
         """Decoder output (…, D) at one level -> logits (…, V), by the level's code table."""
-        return code_logits(self.decoder_norm(hidden), self.codes.weight[level])
+        return product(self.decoder_norm(hidden), self.codes.weight[level])
 
     def _decoder_layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]

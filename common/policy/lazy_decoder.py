@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.features import EventFeatures, PolicyInputs
-from common.policy.layers import Attention, DecoderBlock, KeysValues, Residual, SwiGlu, code_logits, linear
+from common.policy.layers import Attention, DecoderBlock, KeysValues, Residual, SwiGlu, linear
 from common.policy.moe import mixture_at
 from common.policy.pathways import PathwayMlp
 from common.policy.policy import Memory, Policy
@@ -150,7 +150,8 @@ class LazyDecoder(Policy):
 
     def head(self, level: int, hidden: Tensor) -> Tensor:
         """Decoder output (…, D) at one level -> logits (…, V), by the level's own norm and head."""
-        return code_logits(self.head_norms[level](hidden), self.heads[level].get_parameter("weight"))
+        out: Tensor = self.heads[level](self.head_norms[level](hidden))
+        return out
 
     def _features(self, pathway: str, events: EventFeatures) -> Tensor:
         out: Tensor = self.event(events) + self.positions[pathway][: events.mask.shape[1]]
