@@ -37,7 +37,7 @@ class TensorTrie:
         position = first.unsqueeze(-1) + torch.arange(self.degree[depth], device=nodes.device)
         exists = position < last.unsqueeze(-1)
         position = position.clamp(max=len(self.codes[depth]) - 1)
-        return self.codes[depth][position], position, exists
+        return self.codes[depth].index_select(0, position.flatten()).view_as(position), position, exists
 
     def under(self, prefixes: Sequence[Tensor]) -> TensorTrie:
         """For each user, what begins with one of the user's prefixes (P, k), k < levels. Illegal prefixes leave nothing.

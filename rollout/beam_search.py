@@ -64,28 +64,28 @@ def beam_search(
     for position in range(last + 1):
         level = position % settings.levels
         legal = None if trie is None else Legal(trie, level, nodes if level else roots.expand_as(nodes))
-        best, cache = extend(policy, memory, codes, cache, score, width, level, legal)
+        best, grown = extend(policy, memory, codes, cache, score, width, level, legal)
         codes = torch.cat((reorder(codes, best.parent), best.code.unsqueeze(-1)), -1)
         log_probs = torch.cat((reorder(log_probs, best.parent), best.log_prob.unsqueeze(-1)), -1)
         score = best.score
         if best.node is not None:
             nodes = best.node
         if position < last:
-            cache = [(reorder(keys, best.parent), reorder(values, best.parent)) for keys, values in cache]
+            cache = [(reorder(keys, best.parent), reorder(values, best.parent)) for keys, values in side_by_side(grown)]
     return Beams(codes, log_probs)
 
 
 def _dense(
     policy: Policy, memory: Memory, codes: Tensor, cache: Cache, score: Tensor, width: int, level: int, legal: Legal | None
-) -> tuple[Extensions, Cache]:
-    """One level, every extension scored."""
-    hidden, cache = policy.step(memory, codes[..., -1] if codes.shape[-1] else None, cache)
-    return all_extensions(policy.head(level, hidden).float(), score, width, legal), cache
+) -> tuple[Extensions, list[Cache]]:
+    """One level, every extension scored: the best, and the grown cache in as many groups of beams as were decoded."""
+    hidden, grown = policy.step(memory, codes[..., -1] if codes.shape[-1] else None, cache)
+    return all_extensions(policy.head(level, hidden).float(), score, width, legal), [grown]
 
 
 def _pruned(
     policy: Policy, memory: Memory, codes: Tensor, cache: Cache, score: Tensor, width: int, level: int, legal: Legal | None
-) -> tuple[Extensions, Cache]:
+) -> tuple[Extensions, list[Cache]]:
     """The same from the best beams, and then from those of the others that may matter to any user."""
     best, grown = [Best(width, policy.settings.codes) for _ in score], list[Cache]()
     head, start, stop = partial(policy.head, level), 0, min(FIRST_GROUP, score.shape[1])
@@ -99,11 +99,18 @@ def _pruned(
             one.offer(head, hidden[r], score[r, part], start, inside)
         bounds = score.new_tensor([one.bound for one in best]).unsqueeze(-1)
         start, stop = stop, int((score > bounds).sum(1).max())
-    joined = [tuple(torch.cat(parts, 1) for parts in zip(*block, strict=True)) for block in zip(*grown, strict=True)]
-    return Extensions.stack([one.result() for one in best]), [(keys, values) for keys, values in joined]
+    return Extensions.stack([one.result() for one in best]), grown
+
+
+def side_by_side(groups: list[Cache]) -> Cache:
+    """The cache of all beams from those of groups of them."""
+    blocks = zip(*groups, strict=True)
+    return [(torch.cat(keys, 1), torch.cat(values, 1)) for keys, values in (zip(*block, strict=True) for block in blocks)]
 
 
 def reorder(beams: Tensor, parent: Tensor) -> Tensor:
-    """Rows of (R, B, …) picked by parent (R, W)."""
-    rows = torch.arange(len(parent), device=parent.device).unsqueeze(1)
-    return beams[rows, parent]
+    """Rows of (R, B, …) picked by parent (R, W): of one long table, from which whole rows are copied at once."""
+    users, count = beams.shape[:2]
+    first = torch.arange(0, users * count, count, device=parent.device).unsqueeze(1)
+    picked: Tensor = beams.flatten(0, 1).index_select(0, (first + parent).flatten()).unflatten(0, parent.shape)
+    return picked

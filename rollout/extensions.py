@@ -110,11 +110,11 @@ class Best:
 
     def _block(self, logits: Tensor, score: Tensor, first: int, legal: Legal | None) -> None:
         self.rows += len(logits)
-        log_probs = logits.log_softmax(-1)
+        log_probs = torch.log_softmax(logits, -1, out=logits)  # in place: half the memory to read and write
         codes = nodes = None
         if legal is not None:
             codes, nodes, exists = legal.trie.children(legal.depth, legal.nodes)
-            log_probs = log_probs.gather(-1, codes).masked_fill(~exists, float("-inf"))
+            log_probs = torch.where(exists, log_probs.gather(-1, codes), float("-inf"))
         row, column = self._candidates(log_probs, score)
         log_prob = log_probs[row, column]
         found = Extensions(

@@ -9,10 +9,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from common.features import EventFeatures, PolicyInputs
-from common.policy.layers import DecoderBlock, DecoderLayer, EncoderLayer, FeedForward
+from common.policy.layers import DecoderBlock, DecoderLayer, EncoderLayer, FeedForward, product
 from common.policy.moe import mixture_at, present_tokens
 from common.policy.pathways import LifelongQueries, PathwayMlp
 from common.policy.policy import Memory, Policy
@@ -90,7 +89,7 @@ class EncoderDecoder(Policy):
 
     def head(self, level: int, hidden: Tensor) -> Tensor:
         """Decoder output (…, D) at one level -> logits (…, V), by the level's code table."""
-        return functional.linear(self.decoder_norm(hidden), self.codes.weight[level])
+        return product(self.decoder_norm(hidden), self.codes.weight[level])
 
     def _decoder_layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]

@@ -91,10 +91,8 @@ class LazyBlock(DecoderBlock):
     def step(self, x: Tensor, cache: KeysValues | None, context: KeysValues, mask: Tensor) -> tuple[Tensor, KeysValues]:
         """One new position x (R, B, 1, D) per beam; ``cache`` holds the beam's earlier keys and values (R, B, H, k, E)."""
         x = self._over_context(x, context, mask)
-        own = self.attend_self.norm(x)
-        grown = self.self_attention.grow(own, cache)
-        x = self.attend_self.add(x, self.self_attention.attend(own, grown))
-        return self.feed(x, self.ffn), grown
+        change, grown = self.self_attention.step(self.attend_self.norm(x), cache)
+        return self.feed(self.attend_self.add(x, change), self.ffn), grown
 
     def _over_context(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
         out: Tensor = self.attend_context(x, lambda y: self.cross_attention(y.flatten(1, 2), context, mask).view_as(y))
