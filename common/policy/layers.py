@@ -14,6 +14,8 @@ from torch.nn import functional
 
 KeysValues = tuple[Tensor, Tensor]
 
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+"""What torch's compiler calls for such products; there is no public call that takes and gives plain tensors."""
 LARGE_PRODUCT = 2**18
 """Numbers in a result from which oneDNN makes an fp32 product in five sixths of MKL's time, on an AMD processor."""
 
@@ -23,10 +25,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     On a CPU large ones are oneDNN's, unless gradients are wanted: in fp32 torch itself asks MKL.
     """
-    large = x.numel() // x.shape[-1] * len(weight) >= LARGE_PRODUCT and torch.backends.mkldnn.is_available()
-    if not large or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    large = x.numel() // x.shape[-1] * len(weight) >= LARGE_PRODUCT
+    if ONEDNN is None or not large or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return functional.linear(x, weight, bias)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    out: Tensor = ONEDNN(x, weight, bias, "none", [], "")
     return out
 
 
