@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from common.http_service import add_basics, error
+from common.message_route import MessageRoute
 from common.messages import ScoreRequest
 from common.metrics import REWARD_IN_FLIGHT, REWARD_ITEMS_SCORED, REWARD_REQUESTS, REWARD_SECONDS
 from reward_service.labels import OBJECTIVES
@@ -76,7 +77,6 @@ def create_app(
     _add_errors(app)
     _add_probes(app, scorer)
 
-    @app.post("/v1/score")
     async def score(body: ScoreRequest) -> Response:
         if not app.state.ready:
             return error(503, "not_ready", "the model has not scored its warm-up request yet", retry=True)
@@ -86,6 +86,7 @@ def create_app(
         REWARD_ITEMS_SCORED.inc(len(body.item_ids))
         return Response(scored, media_type="application/json")
 
+    app.router.add_api_route("/v1/score", score, methods=["POST"], route_class_override=MessageRoute)
     return app
 
 
