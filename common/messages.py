@@ -324,7 +324,7 @@ class ScoreResponse(Message):
 
     reward_version: str
     index_version: Annotated[int, Field(ge=1)]
-    rewards: list[float]
+    rewards: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """What reinforcement learns from: the profile's terms (or the request's) combined, rules applied."""
     p_score: list[float]
     """The preference model's fused score; empty where only rewards were asked for, as are the towers."""
