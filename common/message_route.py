@@ -1,8 +1,8 @@
-"""A route of an HTTP service that reads one large message."""
+"""A route of an HTTP service that answers large messages in other threads than the event loop's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
@@ -12,35 +12,32 @@ from pydantic import ValidationError
 
 from common.messages import Message
 
+Work = Callable[[], Response]
 
-class MessageRoute(APIRoute):
-    """For an endpoint that takes a message alone; it is validated from the body's bytes.
 
-    FastAPI has Python make objects of the JSON first, which takes longer than to validate them.
+def message_route(run: Callable[[Work], Awaitable[Response]]) -> type[APIRoute]:
+    """A class of routes, for endpoints that take a message alone and are no coroutines.
+
+    ``run`` has both done in a thread of its choice, or answers without: the message is validated, from the body's bytes, and
+    the endpoint called. FastAPI would have the event loop make Python objects of the JSON first, which takes longer than to
+    validate it, and holds up every other thread that needs the interpreter.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request.
+    class MessageRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            assert self.body_field is not None, f"{self.path} must take a message"
+            kind: Any = self.body_field.field_info.annotation
+            assert issubclass(kind, Message), f"{self.path} must take a message, got {kind}"
+            endpoint = self.endpoint
 
-        Raises:
-            RequestValidationError: the body is no JSON, or no such message (each field that is wrong).
-        """
-        assert self.body_field is not None, f"{self.path} must take a message"
-        kind: Any = self.body_field.field_info.annotation
-        assert issubclass(kind, Message), f"{self.path} must take a message, got {kind}"
-        endpoint = self.endpoint
+            async def handle(request: Request) -> Response:
+                _check_is_json(request)
+                body = await request.body()
+                return await run(lambda: endpoint(_validated(kind, body)))
 
-        async def handle(request: Request) -> Response:
-            _check_is_json(request)
-            try:
-                message = kind.model_validate_json(await request.body())
-            except ValidationError as found:
-                told = found.errors(include_url=False, include_context=False, include_input=False)
-                raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in told]) from None
-            response: Response = await endpoint(message)
-            return response
+            return handle
 
-        return handle
+    return MessageRoute
 
 
 def _check_is_json(request: Request) -> None:
@@ -49,3 +46,16 @@ def _check_is_json(request: Request) -> None:
     if kind != "application/json":
         told = {"loc": ("header", "content-type"), "msg": f"must be application/json, got {kind!r}", "type": "content_type"}
         raise RequestValidationError([told])
+
+
+def _validated(kind: type[Message], body: bytes) -> Message:
+    """The message.
+
+    Raises:
+        RequestValidationError: the body is no JSON, or no such message (each field that is wrong).
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as found:
+        told = found.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in told]) from None
