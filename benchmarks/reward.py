@@ -3,7 +3,8 @@
 A preference model of the shipped size with random weights, 512 items a request, users with 1,000 events. The service is
 asked over HTTP by four processes, as rollout actors are, one request after the other each: with as many as it has threads,
 those would wait while a caller reads its answer. The model is called on contexts and items at hand, in two threads of this
-process. Each has one torch thread, as the service's two have.
+process. Each has one torch thread, as the service's two have. All take their turns from a counter: an executor's queue to
+its processes takes half a millisecond for each request, which no actor spends.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +78,14 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
             (context.to_message().model_dump_json(), chosen.tolist())
             for context, chosen in zip(contexts, items, strict=True)
         ]
-        begin = (os.getpid(), url, asked)
+        asking, scoring = Turns(spawning, scale.requests), Turns(spawning, scale.requests)
+        begin = (os.getpid(), url, asked, asking)
         with ProcessPoolExecutor(CALLERS, spawning, _begin, begin) as remote, ThreadPoolExecutor(THREADS) as local:
             on_progress(f"{scale.requests} requests, {scale.runs} times")
             timed = race(
-                lambda: _all(remote, _ask, scale.requests), lambda: _all(local, model.score, scale.requests), scale.runs
+                lambda: asking.share(remote, CALLERS, _ask_all),
+                lambda: scoring.share(local, THREADS, lambda _: model.score_all(scoring)),
+                scale.runs,
             )
     scored = scale.requests * scale.items
     claim = Claim(
@@ -101,6 +106,29 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
     )
 
 
+class Turns:
+    """Numbers of requests, each for one of several threads or processes."""
+
+    def __init__(self, context: SpawnContext, requests: int) -> None:
+        self.requests, self._next = requests, context.Value("q", 0)
+
+    def share(self, callers: Executor, count: int, call: Callable[[int], None]) -> None:
+        """From the first number on, until so many calls have returned."""
+        self._next.value = 0
+        for _ in callers.map(call, range(count)):
+            pass
+
+    def __iter__(self) -> Iterator[int]:
+        """Those that are left."""
+        while True:
+            with self._next.get_lock():
+                number = self._next.value
+                self._next.value += 1
+            if number >= self.requests:
+                return
+            yield number
+
+
 class InProcess:
     """The model, called as the service calls it, without messages."""
 
@@ -108,6 +136,11 @@ class InProcess:
         artefact = load_artefact(folder / "reward")
         self.model, self.shape = artefact.model, artefact.card.shape
         self.builder, self.contexts, self.items = InputBuilder(self.shape, index), contexts, items
+
+    def score_all(self, numbers: Iterable[int]) -> None:
+        """Their scores."""
+        for number in numbers:
+            self.score(number)
 
     @torch.inference_mode()
     def score(self, number: int) -> None:
@@ -145,23 +178,19 @@ def _url(folder: Path) -> str:
     return str(json.loads(told.read_bytes())["url"])
 
 
-def _all(callers: Executor, call: Callable[[int], None], requests: int) -> None:
-    for _ in callers.map(call, range(requests)):
-        pass
-
-
 _client: dict[str, Any] = {}
 """A calling process's own."""
 
 
-def _begin(parent: int, url: str, asked: list[tuple[str, list[int]]]) -> None:
+def _begin(parent: int, url: str, asked: list[tuple[str, list[int]]], turns: Turns) -> None:
     tie(parent)
-    _client["of"] = RewardClient(url)
+    _client["of"], _client["turns"] = RewardClient(url), turns
     _client["asked"] = [(UserContext.model_validate_json(context), items) for context, items in asked]
 
 
-def _ask(number: int) -> None:
+def _ask_all(_: int) -> None:
     asked = _client["asked"]
-    context, items = asked[number % len(asked)]
-    scores = _client["of"].score(context, items, index_version=1)
-    assert len(scores.rewards) == len(items)
+    for number in _client["turns"]:
+        context, items = asked[number % len(asked)]
+        scores = _client["of"].score(context, items, index_version=1)
+        assert len(scores.rewards) == len(items)

@@ -11,7 +11,7 @@ import json
 from enum import IntFlag
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_VERSION = 1
 NO_ITEM = -1
@@ -59,24 +59,22 @@ Terms = Annotated[
 """Probabilities of the preference model by their weights in a mean."""
 
 
+def _refuse_other_schema(version: Any) -> Any:
+    """Of the field, not of the message: a validator before a whole message has its JSON made into objects to look at."""
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ValueError(f"schema_version {version} is newer than {SCHEMA_VERSION}: upgrade consumers first")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {version!r}")
+    return version
+
+
 class Message(BaseModel):
     """Base of all messages: immutable, strict about unknown fields, loud about newer schemas."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, BeforeValidator(_refuse_other_schema)] = SCHEMA_VERSION
     """Rises when a field changes its meaning or goes; readers refuse what is newer than themselves."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_newer_schema(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            version = data.get("schema_version", SCHEMA_VERSION)
-            if isinstance(version, int) and version > SCHEMA_VERSION:
-                raise ValueError(f"schema_version {version} is newer than {SCHEMA_VERSION}: upgrade consumers first")
-            if version != SCHEMA_VERSION:
-                raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {version!r}")
-        return data
 
     def to_bytes(self) -> bytes:
         """The message as UTF-8 JSON, its form on Kafka."""
@@ -326,7 +324,7 @@ class ScoreResponse(Message):
 
     reward_version: str
     index_version: Annotated[int, Field(ge=1)]
-    rewards: list[float]
+    rewards: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """What reinforcement learns from: the profile's terms (or the request's) combined, rules applied."""
     p_score: list[float]
     """The preference model's fused score; empty where only rewards were asked for, as are the towers."""

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from common.http_service import add_basics, error
+from common.message_route import Work, message_route
 from common.messages import ScoreRequest
 from common.metrics import REWARD_IN_FLIGHT, REWARD_ITEMS_SCORED, REWARD_REQUESTS, REWARD_SECONDS
 from reward_service.labels import OBJECTIVES
@@ -25,22 +26,21 @@ from reward_service.scorer import GoneError, Scorer, UnknownItemError
 
 
 class Gate:
-    """Runs scoring in a thread pool and refuses, rather than queues, what exceeds ``limit`` requests in flight."""
+    """Answers requests in a thread pool and refuses, rather than queues, what exceeds ``limit`` requests in flight."""
 
     def __init__(self, threads: int, limit: int) -> None:
         self.limit = limit
         self.in_flight = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
 
-    async def run(self, scorer: Scorer, request: ScoreRequest) -> bytes | None:
-        """The response's JSON, or None when overloaded."""
+    async def run(self, work: Work) -> Response:
+        """Its answer, or 503 when overloaded."""
         if self.in_flight >= self.limit:
-            return None
+            return error(503, "overloaded", f"{self.limit} requests are in flight", retry=True)
         self.in_flight += 1
         REWARD_IN_FLIGHT.set(self.in_flight)
         try:
-            score = lambda: scorer.score(request).to_bytes()  # noqa: E731
-            return await asyncio.get_running_loop().run_in_executor(self._pool, score)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
             self.in_flight -= 1
             REWARD_IN_FLIGHT.set(self.in_flight)
@@ -76,25 +76,22 @@ def create_app(
     _add_errors(app)
     _add_probes(app, scorer)
 
-    @app.post("/v1/score")
-    async def score(body: ScoreRequest) -> Response:
-        if not app.state.ready:
-            return error(503, "not_ready", "the model has not scored its warm-up request yet", retry=True)
-        scored = await gate.run(scorer, body)
-        if scored is None:
-            return error(503, "overloaded", f"{gate.limit} requests are in flight", retry=True)
+    async def run(work: Work) -> Response:
+        return await gate.run(work) if app.state.ready else _not_ready()
+
+    def score(body: ScoreRequest) -> Response:
+        scored = scorer.score(body).to_bytes()
         REWARD_ITEMS_SCORED.inc(len(body.item_ids))
         return Response(scored, media_type="application/json")
 
+    app.router.add_api_route("/v1/score", score, methods=["POST"], route_class_override=message_route(run))
     return app
 
 
 def _add_probes(app: FastAPI, scorer: Scorer) -> None:
     @app.get("/readyz")
     async def readyz() -> Response:
-        if not app.state.ready:
-            return error(503, "not_ready", "the model has not scored its warm-up request yet", retry=True)
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready"}) if app.state.ready else _not_ready()
 
     @app.get("/v1/model")
     async def model() -> dict[str, Any]:
@@ -106,6 +103,10 @@ def _add_probes(app: FastAPI, scorer: Scorer) -> None:
             "objectives": list(OBJECTIVES),
             "report": scorer.current.card.report,
         }
+
+
+def _not_ready() -> Response:
+    return error(503, "not_ready", "the model has not scored its warm-up request yet", retry=True)
 
 
 def _add_errors(app: FastAPI) -> None:

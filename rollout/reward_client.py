@@ -7,15 +7,17 @@ import random
 import time
 from dataclasses import dataclass
 
-import httpx
-from pydantic import ValidationError
+import urllib3
+from urllib3.util import parse_url
 
 from common.access import access
-from common.messages import ScoreRequest, ScoreResponse, Terms, UserContext
+from common.messages import ScoreRequest, ScoreResponse, Terms, UserContext, decode
 
 CHUNK = 2048
 """Most items that the service scores in one call."""
 LONGEST_PAUSE_S = 5.0
+CONNECTIONS = 16
+"""Most that are kept for the next call; more are opened if more threads call at once."""
 
 
 class RewardError(RuntimeError):
@@ -50,9 +52,10 @@ class RewardClient:
     def __init__(self, url: str, timeout_s: float = 10.0, attempts: int = 4, pause_s: float = 0.1) -> None:
         if attempts < 1 or timeout_s <= 0:
             raise ValueError(f"attempts must be at least 1 and timeout_s positive, got {attempts} and {timeout_s}")
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, headers=access().caller_headers())
-        parsed = httpx.URL(url)
-        self.name = f"reward service at {parsed.host}:{parsed.port}"
+        headers = {"content-type": "application/json", **access().caller_headers()}
+        self._http = urllib3.connection_from_url(url, maxsize=CONNECTIONS, headers=headers, retries=False)
+        self._path = f"{(parse_url(url).path or '').rstrip('/')}/v1/score"
+        self.name = f"reward service at {self._http.host}:{self._http.port}"
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._pause_s = pause_s
@@ -110,35 +113,31 @@ class RewardClient:
         if left <= 0:
             raise RewardError(f"{self.name}: no time left to score")
         try:
-            timeout = min(self._timeout_s, left)
-            reply = self._http.post("/v1/score", content=body, headers={"content-type": "application/json"}, timeout=timeout)
-        except httpx.TransportError as error:
+            reply = self._http.urlopen("POST", self._path, body, timeout=min(self._timeout_s, left))
+        except urllib3.exceptions.HTTPError as error:
             raise _PassingError(f"{self.name}: {type(error).__name__}: {error}") from None
-        if reply.status_code >= 500 or reply.status_code == 429:
-            raise _PassingError(f"{self.name} answered {reply.status_code}: {_head(reply)}", _retry_after(reply))
-        if reply.status_code != 200:
-            raise RewardError(f"{self.name} answered {reply.status_code}: {_head(reply)}")
+        if reply.status >= 500 or reply.status == 429:
+            raise _PassingError(f"{self.name} answered {reply.status}: {_head(reply)}", _retry_after(reply))
+        if reply.status != 200:
+            raise RewardError(f"{self.name} answered {reply.status}: {_head(reply)}")
         return self._checked(reply, items)
 
-    def _checked(self, reply: httpx.Response, items: int) -> ScoreResponse:
-        try:
-            response = ScoreResponse.model_validate_json(reply.content)
-        except ValidationError as error:
-            raise RewardError(f"{self.name} answered something else than scores: {error.error_count()} errors") from None
+    def _checked(self, reply: urllib3.BaseHTTPResponse, items: int) -> ScoreResponse:
+        response = decode(ScoreResponse, reply.data)
+        if isinstance(response, str):
+            raise RewardError(f"{self.name} answered something else than scores: {response}")
         if len(response.rewards) != items or not response.reward_version:
             raise RewardError(
                 f"{self.name} answered {len(response.rewards)} rewards for {items} items ({response.reward_version!r})"
             )
-        if not all(math.isfinite(reward) and reward >= 0 for reward in response.rewards):
-            raise RewardError(f"{self.name} answered a reward that is not a finite number >= 0")
         return response
 
 
-def _head(reply: httpx.Response) -> str:
-    return " ".join(reply.text[:200].split())
+def _head(reply: urllib3.BaseHTTPResponse) -> str:
+    return " ".join(reply.data[:200].decode(errors="replace").split())
 
 
-def _retry_after(reply: httpx.Response) -> float:
+def _retry_after(reply: urllib3.BaseHTTPResponse) -> float:
     """Seconds of a Retry-After header; 0 where it is missing or a date."""
     value = reply.headers.get("retry-after", "")
     return float(value) if value.isascii() and value.isdigit() else 0.0

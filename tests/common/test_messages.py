@@ -37,6 +37,7 @@ def test_a_valid_session_survives_the_wire() -> None:
         (SESSION.to_bytes()[:-7], "message: Invalid JSON"),
         (b"\xff\x00" * 131_072, "message: Invalid JSON"),
         (changed(schema_version=2), "upgrade consumers first"),
+        (changed(schema_version=2, surprise=1, user_id="new kind"), "upgrade consumers first"),
         (changed(schema_version="x"), "schema_version must be 1, got 'x'"),
         (changed(impressions=[]), "impressions: List should have at least 1 item"),
         (None, "empty message"),

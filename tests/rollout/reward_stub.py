@@ -32,6 +32,7 @@ class RewardStub:
 
     def __init__(self, script: list[Reply] | None = None, hook: Callable[[ScoreRequest, int], None] | None = None) -> None:
         self.requests: list[ScoreRequest] = []
+        self.paths: list[str] = []
         self.script = list(script or [])
         self._hook = hook
         self._released = threading.Event()
@@ -69,6 +70,7 @@ class RewardStub:
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         request = ScoreRequest.model_validate_json(handler.rfile.read(int(handler.headers["content-length"])))
         self.requests.append(request)
+        self.paths.append(handler.path)
         if self._hook is not None:
             self._hook(request, handler.client_address[1])
         reply = self.script.pop(0) if self.script else Reply()

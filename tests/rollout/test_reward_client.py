@@ -38,6 +38,22 @@ def test_scores_come_back_in_order_with_their_version(client_of: ClientOf) -> No
     assert stub.requests[0].context == CONTEXT
 
 
+def test_calls_share_a_connection(client_of: ClientOf) -> None:
+    ports = list[int]()
+    with RewardStub(hook=lambda _, port: ports.append(port)) as stub:
+        client = client_of(stub.url)
+        for _ in range(3):
+            client.score(CONTEXT, [5], index_version=1)
+    assert len(ports) == 3
+    assert len(set(ports)) == 1
+
+
+def test_the_service_may_lie_below_a_path(client_of: ClientOf) -> None:
+    with RewardStub() as stub:
+        client_of(f"{stub.url}/reward/").score(CONTEXT, [5], index_version=1)
+    assert stub.paths == ["/reward/v1/score"]
+
+
 def test_many_items_are_scored_in_chunks(client_of: ClientOf) -> None:
     items = list(range(CHUNK + 7))
     with RewardStub() as stub:
@@ -77,7 +93,7 @@ def test_a_refusal_is_not_retried(client_of: ClientOf) -> None:
 def test_nobody_listening_is_an_error_naming_the_address(client_of: ClientOf) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(RewardError, match=rf"127\.0\.0\.1:{port}: ConnectError.*after 3 attempts"):
+    with pytest.raises(RewardError, match=rf"127\.0\.0\.1:{port}: NewConnectionError.*after 3 attempts"):
         client_of(f"http://127.0.0.1:{port}").score(CONTEXT, [1], index_version=1)
 
 
