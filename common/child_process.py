@@ -53,7 +53,7 @@ class ChildProcess:
             waiting.register(answers, select.POLLIN)
             if not waiting.poll(1000 * timeout_s):
                 self._process.kill()
-                self._process.wait()
+                self.close()
                 raise ChildError(f"the process of {self._module} did not answer within {timeout_s:.0f} s")
             return pickle.load(answers)  # noqa: S301 - of a process that this one has started
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):

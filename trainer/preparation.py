@@ -58,9 +58,10 @@ class Preparation:
         self._asking = ThreadPoolExecutor(1, "features")
         self._process: FeatureProcess | None = None
 
-    def start(self) -> None:
-        """Start the process that makes features: it takes seconds until it answers."""
+    def start(self) -> FeatureProcess:
+        """The process that makes features, started now unless it was: it takes seconds until it answers."""
         self._process = self._process or FeatureProcess(self._opened.settings.policy)
+        return self._process
 
     def now(self, cut: Cut, featurizer: Featurizer) -> Prepared:
         """Prepare a step that is executed next: its features are made when they are asked for."""
@@ -91,9 +92,7 @@ class Preparation:
         if not pieces:
             return []
         try:
-            self.start()
-            assert self._process is not None
-            return self._process(snapshot_path(self._opened.indexes.folder, featurizer.index.version), pieces)
+            return self.start()(snapshot_path(self._opened.indexes.folder, featurizer.index.version), pieces)
         except ChildError as error:
             log.warning("features are made in the trainer, this once: %s", error)
             return [featurizer(contexts) for contexts in pieces]

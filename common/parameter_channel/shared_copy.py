@@ -101,13 +101,11 @@ class SharedCopy:
     def _mapped(self, version: int, checksum: str) -> mmap.mmap | None:
         """The file's own pages. Nobody writes to them while they are mapped, whatever becomes of the file's name."""
         path = self._file(version, checksum)
-        try:
-            with path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the mapping goes: it has the descriptor, too
-                if _is(path, file.fileno()):
-                    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (FileNotFoundError, BlockingIOError, ValueError):  # an empty file cannot be mapped
-            pass
+        gone = (FileNotFoundError, BlockingIOError, ValueError)  # or being written to, or empty, which cannot be mapped
+        with suppress(*gone), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the mapping goes: it has the descriptor, too
+            if _is(path, file.fileno()):
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return None
 
     def _fetched(self, version: int, checksum: str, fetch: Fetch) -> Parameters | None:
