@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from common.item_index import Trie
 
@@ -24,6 +25,9 @@ class TensorTrie:
     def _set(self, offsets: list[Tensor], codes: list[Tensor]) -> None:
         self.offsets, self.codes = offsets, codes
         self.degree = [int((o[1:] - o[:-1]).max()) for o in offsets]
+        padded = [functional.pad(c, (0, degree)) for c, degree in zip(codes, self.degree, strict=True)]
+        # One row for every node, of the codes from its first child on: rows overlap, and are copied whole.
+        self._rows = [c.unfold(0, degree, 1) for c, degree in zip(padded, self.degree, strict=True)]
 
     def roots(self, users: int) -> Tensor:
         """The node at which each user's search begins (users,)."""
@@ -34,10 +38,10 @@ class TensorTrie:
     def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Nodes (…) -> the children's codes, their node numbers, and which of them exist, each (…, C)."""
         first, last = self.offsets[depth][nodes], self.offsets[depth][nodes + 1]
+        codes = self._rows[depth].index_select(0, first.flatten()).view(*first.shape, -1)
         position = first.unsqueeze(-1) + torch.arange(self.degree[depth], device=nodes.device)
         exists = position < last.unsqueeze(-1)
-        position = position.clamp(max=len(self.codes[depth]) - 1)
-        return self.codes[depth].index_select(0, position.flatten()).view_as(position), position, exists
+        return codes, position.clamp_(max=len(self.codes[depth]) - 1), exists
 
     def under(self, prefixes: Sequence[Tensor]) -> TensorTrie:
         """For each user, what begins with one of the user's prefixes (P, k), k < levels. Illegal prefixes leave nothing.

@@ -18,7 +18,9 @@ from common.tensor_trie import TensorTrie
 from rollout.extensions import Best, Extensions, Legal, all_extensions
 
 FIRST_GROUP = 256
-"""Beams of a level that are decoded first; of the others only those that can still matter then."""
+"""Beams of a user that are decoded first, at a level; of the others only those that can still matter then."""
+FIRST_GROUPS = 512
+"""The same of all users together, at least: the calls for fewer take as long."""
 LARGE = 2**18
 """Logits of a level (beams times codes) from which it pays to score in parts."""
 
@@ -87,8 +89,9 @@ def _pruned(
     policy: Policy, memory: Memory, codes: Tensor, cache: Cache, score: Tensor, width: int, level: int, legal: Legal | None
 ) -> tuple[Extensions, list[Cache]]:
     """The same from the best beams, and then from those of the others that may matter to any user."""
-    best, grown = [Best(width, policy.settings.codes) for _ in score], list[Cache]()
-    head, start, stop = partial(policy.head, level), 0, min(FIRST_GROUP, score.shape[1])
+    constrained, grown = legal is not None, list[Cache]()
+    best = [Best(width, policy.settings.codes, constrained=constrained) for _ in score]
+    head, start, stop = partial(policy.head, level), 0, min(max(FIRST_GROUP, FIRST_GROUPS // len(score)), score.shape[1])
     while start < stop:
         part = slice(start, stop)
         known = [(keys[:, part], values[:, part]) for keys, values in cache]

@@ -16,7 +16,11 @@ from torch import Tensor
 from common.tensor_trie import TensorTrie
 
 BLOCK = 2**21
-"""Logits that are scored at a time: few enough to stay in the cache between the passes over them."""
+"""Logits that are scored at a time: few enough to stay in the cache between the passes over them, and to leave beams that
+their bound then spares."""
+
+LEGAL_BLOCK = 2**22
+"""The same with a trie: only children are read again, and their bound spares few."""
 
 SEGMENT = 64
 
@@ -86,9 +90,9 @@ class Best:
     can still enter: no beam that scores lower, and of the others' extensions only what beats it. All this is exact.
     """
 
-    def __init__(self, width: int, codes: int) -> None:
+    def __init__(self, width: int, codes: int, *, constrained: bool = False) -> None:
         self.width = width
-        self.block_rows = max(1, BLOCK // codes)
+        self.block_rows = max(1, (LEGAL_BLOCK if constrained else BLOCK) // codes)
         self.bound = float("-inf")
         """Below it nothing enters."""
         self.rows = 0

@@ -76,7 +76,9 @@ def test_a_pruned_search_finds_what_a_whole_one_does(
     name: str, constrained: bool, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searching, "FIRST_GROUP", 6)
+    monkeypatch.setattr(searching, "FIRST_GROUPS", 6)
     monkeypatch.setattr(extensions, "BLOCK", 16)
+    monkeypatch.setattr(extensions, "LEGAL_BLOCK", 32)
     policy = build_policy(ARCHITECTURES[name]).eval()
     for parameter in policy.parameters():
         parameter.data.mul_(2.0)
