@@ -18,7 +18,7 @@ from common.settings import RewardSettings
 from reward_service.artefact import Artefact
 from reward_service.follower import ModelFollower
 from reward_service.inputs import InputBuilder, Requests, Targets
-from reward_service.labels import OBJECTIVES
+from reward_service.labels import OBJECTIVES, TOWERS
 from reward_service.rewards import P_SCORE, Rewards
 
 Ints = npt.NDArray[np.int64]
@@ -111,9 +111,10 @@ class Scorer:
         with torch.inference_mode():
             outputs = artefact.model(builder(Requests.of_contexts([context], artefact.card.shape), targets))
             p, towers = outputs.p.sigmoid(), outputs.towers.sigmoid()
-        if not (p.isfinite().all() and towers.isfinite().all()):
+            together = p.sum() + towers.sum()  # of sigmoids, never infinite; one that is no number makes it none
+        if together.isnan():
             raise ArithmeticError(f"model {artefact.card.version} gave a score that is not finite")
-        columns = {objective: towers[:, k].numpy() for k, objective in enumerate(OBJECTIVES)}
+        columns = dict(zip(TOWERS, towers.T.numpy(), strict=True))
         return artefact, builder.index, rows, columns | {P_SCORE: p.numpy()}
 
     def warm_up(self) -> None:

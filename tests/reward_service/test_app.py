@@ -223,15 +223,16 @@ def test_overload_is_refused_with_a_pause_and_passes(run_folder: Path) -> None:
     assert later.status_code == 200
 
 
+@pytest.mark.parametrize("layer", ["head.out", "out.ctr"])
 def test_a_model_that_gives_no_number_is_an_error_and_never_a_score(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, layer: str
 ) -> None:
     scorer = Scorer(run_folder / "reward", run_folder / "index")
     monkeypatch.setattr("reward_service.app.Scorer", lambda *_: scorer)
 
     async def conversation(client: httpx.AsyncClient) -> httpx.Response:
         with torch.no_grad():
-            scorer.current.model.head.out.bias.fill_(torch.nan)
+            scorer.current.model.get_parameter(f"{layer}.bias").fill_(torch.nan)
         return await client.post("/v1/score", json=request_of([100]))
 
     reply = talk(run_folder, conversation)
