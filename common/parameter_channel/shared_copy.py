@@ -30,7 +30,7 @@ from common.tensor_file import Parameters
 class Sink(Protocol):
     """Where fetched bytes go."""
 
-    def write(self, data: Parameters, /) -> object:
+    def write(self, data: Parameters | memoryview, /) -> object:
         """Take the next ones."""
         ...
 
@@ -134,7 +134,7 @@ class _Checked:
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._hash = file, xxhash.xxh3_128()
 
-    def write(self, data: Parameters, /) -> None:
+    def write(self, data: Parameters | memoryview, /) -> None:
         """All of it."""
         self._file.write(data)
         self._hash.update(data)
