@@ -1,8 +1,8 @@
 """New parameters of the 0.121B profile reach four actors in at most 1.5 times what their bare bytes take through Redis.
 
-Four processes follow the channel as rollout actors do and load every version into a policy of their own; a version has
-arrived when the last of them has acknowledged it. All weights change, so everything is sent. The rival writes the same bytes
-in the same chunks and reads them back once, without manifest, checksums or policies. Redis is the embedded one.
+Four processes follow the channel as rollout actors do and take every version over, each in a policy of its own; a version
+has arrived when the last of them has acknowledged it. All weights change, so everything is sent. The rival writes the same
+bytes in the same chunks and reads them back once, without manifest, checksums or policies. Redis is the embedded one.
 
 The trainer's steps wait for what comes before that: the copy of the weights, which is then written and published beside
 them. The bound for it is 1.5 times one copy of the bytes into new memory.
@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from benchmarks.harness import BenchResult, Claim, Floor, Race, copy_rate, seconds
 from common.compute import compute_with
 from common.parameter_channel import CHUNK_BYTES, Follower, Publisher
-from common.policy import Policy, build_policy, load_weights, packed_weights, to_blob
+from common.policy import Policy, bare_policy, build_policy, packed_weights, take_over, to_blob
 from common.settings import PolicySettings, load_settings
 from deploy.local.embedded import start_redis
 from deploy.local.leash import tie
@@ -80,7 +80,7 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
             turns = [(ours, timed.ours), (theirs, timed.rival)]
             for function, times in turns if number % 2 == 0 else reversed(turns):
                 times.append(seconds(function))
-    floor = (2 + scale.actors) * nbytes / copy_rate()
+    floor = 2 * nbytes / copy_rate()
     waits = statistics.median(blocked) / statistics.median(copied)
     claims = [
         Claim(
@@ -99,9 +99,7 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
         rival=timed.rival_value,
         ratio=timed.ratio,
         spread=timed.spread,
-        floor=Floor(
-            value=floor, what="a copy into Redis, one out of it and one into each policy, at the measured copy rate"
-        ),
+        floor=Floor(value=floor, what="a copy into Redis and one out of it, at the measured copy rate"),
         details={
             "bytes": nbytes,
             "seconds": {"ours": timed.ours, "rival": timed.rival, "blocked": blocked, "copied": copied},
@@ -195,7 +193,7 @@ def await_all(actors: list[Connection], version: int) -> None:
 def _follow(told: Connection, url: str, folder: Path, name: str, settings: PolicySettings, parent: int) -> None:
     tie(parent)
     compute_with(threads=1)
-    policy, version = build_policy(settings), -1
+    policy, version = bare_policy(settings), -1
     with closing(Follower(url, "bench", name, 60.0, folder)) as follower:
         told.send(version)
         while True:
@@ -203,6 +201,6 @@ def _follow(told: Connection, url: str, folder: Path, name: str, settings: Polic
             newer = follower.fetch_newer(version)
             if newer is not None:
                 version, blob = newer
-                load_weights(policy, blob)
+                take_over(policy, blob)
                 follower.acknowledge(version)
                 told.send(version)

@@ -17,7 +17,7 @@ from common.endpoints import Endpoints
 from common.item_index import IndexFollower
 from common.messages import NO_ITEM, RolloutGroup, RolloutRequest
 from common.parameter_channel import ChannelError, Follower
-from common.policy import build_policy, load_weights
+from common.policy import bare_policy, take_over
 from common.process_log import user_tag
 from common.settings import load_settings
 from common.worker import prefer_latency
@@ -68,7 +68,7 @@ class RolloutWorker:
         self.version = -1
         self._indexes = IndexFollower(folder / "index")
         device = "cuda" if self.settings.rollout.actor_gpus else "cpu"
-        self._policy = build_policy(self.settings.policy).float().to(device)
+        self._policy = bare_policy(self.settings.policy, device).float()
         self._engines: dict[int, GenerationEngine] = {}
         self._sampler = sampler_of(self.settings.rl)
         self._rewards = RewardClient(endpoints.reward)
@@ -131,7 +131,7 @@ class RolloutWorker:
             newer = self._follower.fetch_newer(self.version)
             if newer is not None:
                 version, blob = newer
-                load_weights(self._policy, blob)
+                take_over(self._policy, blob)
                 self.version = version
                 log.info("%s takes up parameter version %d", self.name, version, extra={"version": version})
                 self._follower.acknowledge(version)

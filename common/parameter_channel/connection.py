@@ -13,6 +13,9 @@ from redis.retry import Retry
 
 from common.parameter_channel.manifest import Manifest
 
+ENVELOPE = 32
+"""Bytes around a value in a reply, at most: its length before it, the end of the line behind each."""
+
 
 class ChannelError(RuntimeError):
     """The channel cannot be used as asked; names the Redis server (HOST:PORT) and the cause, never the password."""
@@ -57,6 +60,23 @@ class Connection:
         except ValidationError as error:
             raise self._error(f"{self._key('manifest')} is no manifest") from error
 
+    def _value(self, key: str, nbytes: int, memory: bytearray) -> memoryview | None:
+        """GET ``nbytes`` into memory at hand, which must hold `ENVELOPE` more; None if there is no such value.
+
+        The client library would copy them three times on the way, which takes longer than to receive them.
+        """
+        connection = self._client.connection_pool.get_connection()
+        try:
+            value: memoryview | None = connection.retry.call_with_retry(
+                lambda: _value(connection, key, nbytes, memory), connection.disconnect
+            )
+        except BaseException:
+            connection.disconnect()  # some of the reply may still come
+            raise
+        finally:
+            self._client.connection_pool.release(connection)
+        return value
+
     def _error(self, text: str, kind: type[ChannelError] = ChannelError) -> ChannelError:
         return kind(f"Redis at {self._address}, run {self.run}: {text}")
 
@@ -66,3 +86,31 @@ class Connection:
             yield
         except redis.RedisError as error:
             raise self._error(str(error)) from error
+
+
+def _value(connection: Any, key: str, nbytes: int, memory: bytearray) -> memoryview | None:
+    """As `Connection._value`, by the protocol: ``$LENGTH``, the value, each with the end of a line behind it."""
+    connection.send_command("GET", key)
+    reply, got = memoryview(memory), 0
+    while (end := memory.find(b"\r\n", 0, got)) < 0:
+        got += _receive(connection, reply[got:])
+    told, first, last = bytes(reply[:end]), end + 2, end + 2 + nbytes
+    if told != b"$%d" % nbytes:
+        connection.disconnect()  # of a longer value more may come
+        if told[:1] in b"$_":  # RESP3 says _ of what is not there
+            return None
+        raise redis.ConnectionError(f"got {told!r} for {key}")
+    while got < last + 2:
+        got += _receive(connection, reply[got:])
+    return reply[first:last]
+
+
+def _receive(connection: Any, into: memoryview) -> int:
+    """Some bytes more; how many."""
+    try:
+        count: int = connection._sock.recv_into(into)  # the library itself has no call that reads into given memory
+    except OSError as error:
+        raise redis.ConnectionError(str(error)) from error
+    if not count:
+        raise redis.ConnectionError("the connection was closed")
+    return count

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 from pydantic import ValidationError
 
-from common.parameter_channel.connection import Connection
+from common.parameter_channel.connection import ENVELOPE, Connection
 from common.parameter_channel.manifest import Manifest, Part, Precision, digest
 from common.parameter_channel.shared_copy import SharedCopy, Sink
 from common.parameter_channel.wire import patched
@@ -175,10 +175,11 @@ class Follower(Connection):
 
     def _pull(self, part: Part, into: Sink) -> bool:
         """Write a part's bytes, a chunk at a time."""
+        memory = bytearray(max(chunk.nbytes for chunk in part.chunks) + ENVELOPE)
         for chunk in part.chunks:
             with self._named():
-                piece = self._client.get(chunk.key)
-            if piece is None or len(piece) != chunk.nbytes or digest(piece) != chunk.xxh3_128:
+                piece = self._value(chunk.key, chunk.nbytes, memory)
+            if piece is None or digest(piece) != chunk.xxh3_128:
                 return False
             into.write(piece)
         return True

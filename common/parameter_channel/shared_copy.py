@@ -30,7 +30,7 @@ from common.tensor_file import Parameters
 class Sink(Protocol):
     """Where fetched bytes go."""
 
-    def write(self, data: Parameters, /) -> object:
+    def write(self, data: Parameters | memoryview, /) -> object:
         """Take the next ones."""
         ...
 
@@ -94,9 +94,15 @@ class SharedCopy:
         data = self._mapped(version, checksum)
         return data if data is not None and digest(data) == checksum else None
 
-    def _at_hand(self, version: int, checksum: str) -> mmap.mmap | None:
-        """As `read`, but what is in memory was looked at by the reader that fetched it, before it got its name."""
-        return self._mapped(version, checksum) if self._in_memory else self.read(version, checksum)
+    def _at_hand(self, version: int, checksum: str) -> Parameters | None:
+        """What is in memory was looked at by the reader that fetched it, before it got its name.
+
+        What is on a disk is looked at again, and copied: who has it keeps it, and pages of a disk that fails end a process.
+        """
+        if self._in_memory:
+            return self._mapped(version, checksum)
+        held = self.read(version, checksum)
+        return None if held is None else bytes(held)
 
     def _mapped(self, version: int, checksum: str) -> mmap.mmap | None:
         """The file's own pages. Nobody writes to them while they are mapped, whatever becomes of the file's name."""
@@ -134,7 +140,7 @@ class _Checked:
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._hash = file, xxhash.xxh3_128()
 
-    def write(self, data: Parameters, /) -> None:
+    def write(self, data: Parameters | memoryview, /) -> None:
         """All of it."""
         self._file.write(data)
         self._hash.update(data)

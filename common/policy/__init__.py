@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from safetensors.torch import load
@@ -16,10 +18,23 @@ from common.policy.session_decoder import SessionDecoder
 from common.settings import PolicySettings
 from common.tensor_file import Parameters, packed, places
 
-__all__ = ["ARCHITECTURES", "Memory", "Policy", "build_policy", "gather_codes", "load_weights", "packed_weights", "to_blob"]
+__all__ = [
+    "ARCHITECTURES",
+    "Memory",
+    "Policy",
+    "bare_policy",
+    "build_policy",
+    "gather_codes",
+    "load_weights",
+    "packed_weights",
+    "take_over",
+    "to_blob",
+]
 
 _KINDS = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "BOOL": torch.bool}
 """What a policy's weights are made of, by safetensors' names."""
+POPULATE_READ = 22
+"""MADV_POPULATE_READ of madvise(2), Linux 5.14, which Python does not name."""
 ARCHITECTURES: dict[str, Callable[[PolicySettings], Policy]] = {
     "encoder_decoder": EncoderDecoder,
     "lazy_decoder": LazyDecoder,
@@ -34,6 +49,13 @@ def build_policy(settings: PolicySettings, seed: int = 0) -> Policy:
         return ARCHITECTURES[settings.architecture](settings)
 
 
+def bare_policy(settings: PolicySettings, device: torch.device | str = "cpu") -> Policy:
+    """A policy whose weights are yet to come, by `take_over`; nothing was written to its memory, so that it takes none."""
+    with torch.device("meta"):
+        policy = build_policy(settings)
+    return policy.to_empty(device=device)
+
+
 def packed_weights(policy: Policy) -> mmap.mmap:
     """A copy of the weights as safetensors bytes: what a checkpoint holds and what the parameter channel carries."""
     return packed({name: tensor.detach().cpu().contiguous() for name, tensor in _weights(policy).items()})
@@ -45,24 +67,48 @@ def to_blob(policy: Policy) -> bytes:
 
 
 def load_weights(policy: Policy, blob: Parameters) -> None:
-    """Overwrite all weights in place.
+    """Overwrite all weights in place, or none.
 
     Raises:
         ValueError: names or shapes differ from this policy's.
     """
+    with torch.no_grad():
+        for own, given in _fitting(policy, blob):
+            own.copy_(given)
+
+
+def take_over(policy: Policy, blob: Parameters) -> None:
+    """Make the weights of ``blob`` the policy's, all or none, for a policy that is not trained.
+
+    Of a mapped file it takes the pages themselves, if they are of its type and it computes on the CPU, and holds the
+    mapping until it takes over others: all who map the file have the weights in memory once. Whoever writes to
+    them gets pages of their own.
+
+    Raises:
+        ValueError: names or shapes differ from this policy's.
+    """
+    pairs = _fitting(policy, blob)
+    if isinstance(blob, mmap.mmap) and sys.platform == "linux":
+        with suppress(OSError):  # an older kernel: then the first search finds the pages
+            blob.madvise(POPULATE_READ)
+    for own, given in pairs:
+        own.data = given.to(own.device, own.dtype)  # not the parameter itself: modules may share it
+
+
+def _fitting(policy: Policy, blob: Parameters) -> list[tuple[Tensor, Tensor]]:
+    """The policy's weights, and beside each the one given for it."""
     tensors = _mapped(blob) if isinstance(blob, mmap.mmap) else load(bytes(blob))
     own = _weights(policy)
     if tensors.keys() != own.keys():
         raise ValueError(f"weights do not fit the policy: differing tensors {sorted(tensors.keys() ^ own.keys())[:5]}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            if parameter.shape != tensors[name].shape:
-                raise ValueError(f"tensor {name}: expected shape {tuple(parameter.shape)}, got {tuple(tensors[name].shape)}")
-            parameter.copy_(tensors[name])
+    for name, weight in own.items():
+        if weight.shape != tensors[name].shape:
+            raise ValueError(f"tensor {name}: expected shape {tuple(weight.shape)}, got {tuple(tensors[name].shape)}")
+    return [(weight, tensors[name]) for name, weight in own.items()]
 
 
 def _mapped(blob: mmap.mmap) -> dict[str, Tensor]:
-    """The tensors where they lie in the file, so that they are copied once: into a policy."""
+    """The tensors where they lie in the file."""
     return {
         place.name: torch.frombuffer(blob, dtype=_KINDS[place.kind], count=place.count, offset=place.start).view(place.shape)
         for place in places(blob)

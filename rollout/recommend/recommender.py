@@ -26,7 +26,7 @@ from common.lookout import Lookout
 from common.messages import RecommendRequest
 from common.metrics import RECOMMEND_INDEX_VERSION, RECOMMEND_PARAMETER_VERSION
 from common.parameter_channel import ChannelError, Follower
-from common.policy import Policy, build_policy, load_weights
+from common.policy import Policy, bare_policy, take_over
 from common.settings import RecommendArm, Settings
 from common.tensor_file import Parameters
 from rollout.engine import Candidates, GenerationEngine
@@ -145,8 +145,8 @@ class Recommender:
             ) from None
 
     def _policy_of(self, blob: Parameters) -> Policy:
-        policy = build_policy(self.settings.policy).float()
-        load_weights(policy, blob)
+        policy = bare_policy(self.settings.policy).float()
+        take_over(policy, blob)
         return policy
 
     def _look(self, than: int) -> tuple[int, Policy] | None:

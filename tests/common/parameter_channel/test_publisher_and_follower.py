@@ -84,17 +84,32 @@ def test_a_notice_wakes_a_waiting_follower(room: Room) -> None:
     thread.join()
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "short", "long", "flipped"])
 def test_a_torn_chunk_is_refused_once_and_used_when_mended(room: Room, damage: str) -> None:
     room.publisher().publish(1, BLOB)
     key = room.keys("chunk")[1]
     whole = room.redis.get(key)
-    torn = {"missing": None, "short": whole[:-1], "flipped": bytes([whole[0] ^ 1]) + whole[1:]}[damage]
+    flipped = bytes([whole[0] ^ 1]) + whole[1:]
+    torn = {"missing": None, "short": whole[:-1], "long": whole + BLOB, "flipped": flipped}[damage]
     room.redis.delete(key) if torn is None else room.redis.set(key, torn)
     follower = room.follower()
     assert [follower.fetch_newer(0) for _ in range(3)] == [None] * 3
     assert follower.refused == {"chunk": 1}
     room.redis.set(key, whole)
+    assert fetched(follower, 0) == (1, BLOB)
+
+
+def test_what_is_no_chunk_is_named_and_a_connection_that_was_closed_is_opened_again(room: Room) -> None:
+    room.publisher().publish(1, BLOB)
+    key, follower = room.keys("chunk")[1], room.follower()
+    whole = room.redis.get(key)
+    room.redis.delete(key)
+    room.redis.rpush(key, "no string")
+    with pytest.raises(ChannelError, match=rf"Redis at .*, run {room.run}: got b'-WRONGTYPE .* for {key}"):
+        follower.fetch_newer(0)
+    room.redis.delete(key)
+    room.redis.set(key, whole)
+    room.redis.client_kill_filter(_type="normal", skipme=True)
     assert fetched(follower, 0) == (1, BLOB)
 
 

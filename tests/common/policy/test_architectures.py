@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -11,8 +12,9 @@ import torch
 from common.context import DAY_MS
 from common.features import Featurizer
 from common.policy import ARCHITECTURES as BUILDERS
-from common.policy import build_policy, load_weights, to_blob
+from common.policy import Policy, build_policy, load_weights, take_over, to_blob
 from common.settings import PolicySettings
+from common.tensor_file import Parameters
 from tests.factories import ARCHITECTURES, LIFELONG, TINY, make_context, make_index, tiny
 
 every_architecture = pytest.mark.parametrize("settings", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
@@ -121,5 +123,12 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     for other in (tiny(**LIFELONG), ARCHITECTURES["lazy"], ARCHITECTURES["session"]):
         with pytest.raises(ValueError, match=r"differing tensors"):
             load_weights(build_policy(other), blob)
+
+
+@pytest.mark.parametrize("load", [load_weights, take_over])
+def test_weights_of_which_one_does_not_fit_change_nothing(load: Callable[[Policy, Parameters], None]) -> None:
+    policy, given = build_policy(tiny(codes=9)), to_blob(build_policy(TINY, seed=1))
+    before = to_blob(policy)
     with pytest.raises(ValueError, match=r"expected shape"):
-        load_weights(build_policy(tiny(codes=9)), blob)
+        load(policy, given)
+    assert to_blob(policy) == before
