@@ -23,11 +23,12 @@ class TensorTrie:
         self._set(offsets, [torch.from_numpy(np.array(c, np.int64)).to(device) for c in trie.child_codes])
 
     def _set(self, offsets: list[Tensor], codes: list[Tensor]) -> None:
-        self.offsets, self.codes = offsets, codes
+        self.offsets = offsets
         self.degree = [int((o[1:] - o[:-1]).max()) for o in offsets]
         padded = [functional.pad(c, (0, degree)) for c, degree in zip(codes, self.degree, strict=True)]
-        # One row for every node, of the codes from its first child on: rows overlap, and are copied whole.
-        self._rows = [c.unfold(0, degree, 1) for c, degree in zip(padded, self.degree, strict=True)]
+        self.codes = [row[: len(c)] for row, c in zip(padded, codes, strict=True)]
+        # The codes from each position on: rows overlap in memory, and a node's children are copied as one.
+        self._rows = [row.unfold(0, degree, 1) for row, degree in zip(padded, self.degree, strict=True)]
 
     def roots(self, users: int) -> Tensor:
         """The node at which each user's search begins (users,)."""
@@ -38,7 +39,7 @@ class TensorTrie:
     def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Nodes (…) -> the children's codes, their node numbers, and which of them exist, each (…, C)."""
         first, last = self.offsets[depth][nodes], self.offsets[depth][nodes + 1]
-        codes = self._rows[depth].index_select(0, first.flatten()).view(*first.shape, -1)
+        codes = self._rows[depth].index_select(0, first.flatten()).view(*first.shape, self.degree[depth])
         position = first.unsqueeze(-1) + torch.arange(self.degree[depth], device=nodes.device)
         exists = position < last.unsqueeze(-1)
         return codes, position.clamp_(max=len(self.codes[depth]) - 1), exists

@@ -60,3 +60,9 @@ def test_prefixes_have_one_length_shorter_than_a_semantic_id(prefixes: list[np.n
 
 def test_a_whole_trie_has_one_root_for_everybody() -> None:
     assert TensorTrie(make_index().trie).roots(3).tolist() == [0, 0, 0]
+
+
+def test_no_nodes_have_no_children() -> None:
+    trie = TensorTrie(make_index().trie)
+    for depth, degree in enumerate(trie.degree):
+        assert [x.shape for x in trie.children(depth, torch.zeros(0, 2, dtype=torch.int64))] == [(0, 2, degree)] * 3
