@@ -2,20 +2,26 @@
 
 One encoder-decoder of width 128, 2 + 2 layers, 405 context positions, with random weights, and trained for a minute on a
 made-up catalogue. The rival has one vocabulary for all levels; one per level is timed once, too. Whole searches are timed,
-from the encoder's inputs for the rival and from contexts for us, for one user and for eight. Scores are checked against
+from the encoder's inputs for the rival and from contexts for us, for one user and for eight. The rival is timed twice: with
+the memory of freed tensors kept, as our processes keep it, which compares the searches alone; and as it comes, in a process
+that returns this memory to the system, as every Python process does unless told otherwise. Scores are checked against
 the plain search, which scores every extension. The floor counts operations and the normalisers of all beams; a pruned
 search may stay below it.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 from benchmarks.harness import BenchResult, Claim, Floor, Race, product_rate, race, seconds
 from benchmarks.t5 import LevelledT5, as_t5, encoder_inputs, generate
@@ -27,6 +33,7 @@ from common.messages import Label
 from common.policy import build_policy
 from common.policy.encoder_decoder import EncoderDecoder
 from common.settings import PolicySettings, Settings, TrainerSettings
+from deploy.local.leash import tie
 from rollout.beam_search import Beams, beam_search
 from trainer.step import SftSample, TrainingStep
 
@@ -60,7 +67,7 @@ class Scale(BaseModel):
 
 
 def run(data: Path, on_progress: Say) -> BenchResult:  # noqa: ARG001 - everything is synthetic
-    """Both weights, one user and eight; takes about five minutes."""
+    """Both weights, one user and eight; takes about ten minutes."""
     return compare(Scale(), on_progress)
 
 
@@ -69,16 +76,18 @@ def compare(scale: Scale, on_progress: Say) -> BenchResult:
     compute_with(torch.get_num_threads())
     world = World(scale)
     found: dict[str, dict[str, Any]] = {}
-    for weights in ("random", "trained"):
-        policy = build_policy(scale.policy, seed=0)
-        assert isinstance(policy, EncoderDecoder)
-        if weights == "trained":
-            on_progress(f"training for {scale.training_steps} steps")
-            train(policy, world)
-        policy.eval()
-        for users in scale.users:
-            on_progress(f"{weights} weights, {users} at a time")
-            found[f"{weights}, {users}"] = _measured(policy, world, users)
+    given = os.getpid(), torch.get_num_threads()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, given) as alone:
+        for weights in ("random", "trained"):
+            policy = build_policy(scale.policy, seed=0)
+            assert isinstance(policy, EncoderDecoder)
+            if weights == "trained":
+                on_progress(f"training for {scale.training_steps} steps")
+                train(policy, world)
+            policy.eval()
+            for users in scale.users:
+                on_progress(f"{weights} weights, {users} at a time")
+                found[f"{weights}, {users}"] = _measured(policy, world, users, alone)
     main = found[f"random, {scale.users[0]}"]
     return BenchResult(
         name="rollout",
@@ -96,20 +105,23 @@ def claims(found: dict[str, dict[str, Any]]) -> list[Claim]:
     """What the cases come to."""
     trained = {name: one for name, one in found.items() if name.startswith("trained")}
 
-    def claim(text: str, holds: Callable[[dict[str, Any]], bool], figure: str, cases: dict[str, dict[str, Any]]) -> Claim:
-        return Claim(claim=text, holds=all(map(holds, cases.values())), figures={n: c[figure] for n, c in cases.items()})
+    def claim(text: str, figure: str, holds: Callable[[float], bool], cases: dict[str, dict[str, Any]] = found) -> Claim:
+        figures = {name: case[figure] for name, case in cases.items()}
+        return Claim(claim=text, holds=all(map(holds, figures.values())), figures=figures)
+
+    def faster(beside: str, ratio: str) -> list[Claim]:
+        pruned = f"at least {FASTER_PRUNED:g} times with trained weights, by exact pruning{beside}"
+        return [
+            claim(f"at least {FASTER:g} times faster{beside}", ratio, lambda times: times >= FASTER),
+            claim(pruned, ratio, lambda times: times >= FASTER_PRUNED, trained),
+        ]
 
     return [
-        claim(f"at least {FASTER:g} times faster", lambda c: c["ratio"] >= FASTER, "ratio", found),
-        claim(
-            f"at least {FASTER_PRUNED:g} times with trained weights, by exact pruning",
-            lambda c: c["ratio"] >= FASTER_PRUNED,
-            "ratio",
-            trained,
-        ),
-        claim("scores equal the plain search's to 1e-5", lambda c: c["score_error"] <= 1e-5, "score_error", found),
-        claim("the beams are the rival's, but for ties", lambda c: c["overlap"] >= 0.99, "overlap", found),
-        claim(f"within {OVER_FLOOR:g} times the floor", lambda c: c["over_floor"] <= OVER_FLOOR, "over_floor", found),
+        *faster("", "ratio"),
+        *faster(", the rival as it comes", "ratio_as_it_comes"),
+        claim("scores equal the plain search's to 1e-5", "score_error", lambda error: error <= 1e-5),
+        claim("the beams are the rival's, but for ties", "overlap", lambda share: share >= 0.99),
+        claim(f"within {OVER_FLOOR:g} times the floor", "over_floor", lambda times: times <= OVER_FLOOR),
     ]
 
 
@@ -181,7 +193,7 @@ def floor_seconds(scale: Scale, users: int) -> float:
     return operations / product_rate(width, d, policy.codes) + users * rows * normaliser
 
 
-def _measured(policy: EncoderDecoder, world: World, users: int) -> dict[str, Any]:
+def _measured(policy: EncoderDecoder, world: World, users: int, alone: Executor) -> dict[str, Any]:
     scale = world.scale
     contexts = [world.context(policy.settings.positive_length + 20).context for _ in range(users)]
     featurizer = Featurizer(policy.settings, world.index)
@@ -191,23 +203,35 @@ def _measured(policy: EncoderDecoder, world: World, users: int) -> dict[str, Any
         with torch.no_grad():
             return beam_search(policy, policy.encode(featurizer(contexts)), scale.width, prune=prune)
 
-    def theirs(model: LevelledT5) -> tuple[torch.Tensor, torch.Tensor]:
+    def theirs(model: LevelledT5) -> tuple[Tensor, Tensor]:
         return generate(model, embeddings, mask, scale.width)
 
     joint, levelled = (as_t5(policy, joint) for joint in (True, False))
     found, expected = ours(), ours(prune=False)
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    kept: list[tuple[Tensor, Tensor]] = []
     timed: Race = race(ours, lambda: kept.append(theirs(joint)), scale.runs, warm_up=False)
     codes, scores = kept[-1]
     plain = [seconds(lambda: ours(prune=False)) for _ in range(scale.runs)]
     apart = seconds(lambda: theirs(levelled))
+    alone.submit(_load, policy, embeddings, mask, scale.width).result()
+    fresh = race(ours, lambda: alone.submit(_search).result(), scale.runs)
     floor = floor_seconds(scale, users)
     return {
         "ours": timed.value,
         "rival": timed.rival_value,
         "ratio": timed.ratio,
         "spread": timed.spread,
-        "seconds": {"ours": timed.ours, "rival": timed.rival, "rival by level": apart, "plain": plain},
+        "rival_as_it_comes": fresh.rival_value,
+        "ratio_as_it_comes": fresh.ratio,
+        "spread_as_it_comes": fresh.spread,
+        "seconds": {
+            "ours": timed.ours,
+            "rival": timed.rival,
+            "ours beside the rival as it comes": fresh.ours,
+            "rival as it comes": fresh.rival,
+            "rival by level": apart,
+            "plain": plain,
+        },
         "ratio_to_rival_by_level": apart / timed.value,
         "plain_over_ours": float(np.median(plain)) / timed.value,
         "floor": floor,
@@ -218,7 +242,25 @@ def _measured(policy: EncoderDecoder, world: World, users: int) -> dict[str, Any
     }
 
 
-def overlap(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+_rival: dict[str, Callable[[], object]] = {}
+"""Of the process that computes as Python comes."""
+
+
+def _begin(parent: int, threads: int) -> None:
+    tie(parent)
+    torch.set_num_threads(threads)
+
+
+def _load(policy: EncoderDecoder, embeddings: Tensor, mask: Tensor, width: int) -> None:
+    model = as_t5(policy, joint=True)
+    _rival["search"] = lambda: generate(model, embeddings, mask, width)
+
+
+def _search() -> None:
+    _rival["search"]()
+
+
+def overlap(ours: Tensor, theirs: Tensor) -> float:
     """Share of our semantic IDs (R, W, K) that the other search has found, too."""
     shares = []
     for one, other in zip(ours.tolist(), theirs.tolist(), strict=True):
