@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -26,6 +26,7 @@ from tests.factories import ARCHITECTURES, make_context, make_index
     spread=st.sampled_from([0.0, 0.3, 5.0]),
     group=st.integers(1, 12),
 )
+@example(seed=537923, beams=14, codes=128, width=23, spread=5.0, group=2)  # differs by 1.0013e-5
 @settings(deadline=None)
 def test_offered_in_groups_the_best_are_those_of_all(
     seed: int, beams: int, codes: int, width: int, spread: float, group: int
@@ -41,10 +42,11 @@ def test_offered_in_groups_the_best_are_those_of_all(
         part = slice(start, start + group)
         best.offer(head, hidden[0, part], score[0, part], start)
     found = best.result()
-    torch.testing.assert_close(found.score, expected.score[0], atol=1e-5, rtol=0)
+    rounding = 1e-5 * max(1.0, spread)  # logits are as large as the weights, and so is their rounding
+    torch.testing.assert_close(found.score, expected.score[0], atol=rounding, rtol=0)
     every = head(hidden[0]).log_softmax(-1)  # of equally good ones any may be found: each must be what it says it is
-    torch.testing.assert_close(found.log_prob, every[found.parent, found.code], atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.score, score[0, found.parent] + found.log_prob, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.log_prob, every[found.parent, found.code], atol=rounding, rtol=0)
+    torch.testing.assert_close(found.score, score[0, found.parent] + found.log_prob, atol=rounding, rtol=0)
     assert len(set(zip(found.parent.tolist(), found.code.tolist(), strict=True))) == len(found.score)
 
 
