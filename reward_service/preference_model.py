@@ -67,17 +67,27 @@ class TargetAttention(nn.Module):
         self.related = nn.Parameter(torch.zeros(HEADS))
 
     def forward(self, item: Tensor, events: Tensor, found: Tensor, related: Tensor) -> Tensor:
-        """Interest (N, inner) of targets ``item`` (N, 5w) in ``events`` (E, w), at positions ``found`` (N, k)."""
-        where = torch.where(found < 0, len(events), found)
-        padded = (F.pad(x, (0, 0, 0, 1)) for x in (self.key(events), self.value(events)))
-        keys, values = (_heads(x[where]) for x in padded)  # (N, k, H, d)
-        query = _heads(self.query(item))
-        logits = torch.einsum("nhd,nkhd->nhk", query, keys) / math.sqrt(query.shape[-1])
-        logits = logits + related[:, None, :] * self.related[:, None]
+        """Interest (N, inner) of targets ``item`` (N, 5w) in ``events`` (E, w) at positions ``found`` (N, k), -1: none."""
+        memory = torch.cat([self.key(events), self.value(events)], dim=1)
+        # whole rows by index_select, which copies them as such; plain indexing goes number by number
+        read = memory.index_select(0, found.clamp(min=0).flatten()).view(*found.shape, 2 * self.inner)
+        keys, values = read.split(self.inner, dim=2)  # (N, k, inner)
+        logits = self._by_head(item) @ keys.transpose(1, 2) + related[:, None, :] * self.related[:, None]
         logits = logits.masked_fill(found[:, None, :] < 0, -torch.inf)
         # one more slot of logit 0 and value 0: attending to nothing is possible, and an empty history is defined
-        shares = F.pad(logits, (0, 1)).softmax(-1)[..., :-1]
-        return torch.einsum("nhk,nkhd->nhd", shares, values).flatten(1)
+        shares = F.pad(logits, (0, 1)).softmax(-1)[..., :-1]  # (N, H, k)
+        interest = (shares @ values).unflatten(2, (HEADS, -1))  # (N, H, H, d): every head's shares of every head's values
+        own: Tensor = interest.diagonal(dim1=1, dim2=2)  # (N, d, H)
+        return own.transpose(1, 2).flatten(1)
+
+    def _by_head(self, item: Tensor) -> Tensor:
+        """Queries (N, H, inner), head h's zero outside its own d columns.
+
+        With them one product serves all heads on keys as they lie in memory. Four times the operations, but few; to bring
+        each head's keys together would copy them all, which took longer than the rest of the attention.
+        """
+        query = self.query(item).unflatten(1, (HEADS, -1)) / math.sqrt(self.inner // HEADS)  # (N, H, d)
+        return torch.diag_embed(query.transpose(1, 2), dim1=1, dim2=2).flatten(2)
 
 
 class PreferenceModel(nn.Module):
@@ -156,10 +166,6 @@ def preference_loss(outputs: Outputs, values: Tensor, known: Tensor, weights: Te
     judged = len(OBJECTIVES)
     p_score = p_score_loss(outputs.p, values[:, :judged], known[:, :judged], weights)
     return p_score + (towers * known).sum(1).mean()
-
-
-def _heads(x: Tensor) -> Tensor:
-    return x.view(*x.shape[:-1], HEADS, x.shape[-1] // HEADS)
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.context import Context, UserEvents
 from reward_service.inputs import InputBuilder, Inputs, Requests, Shape, Targets
 from reward_service.labels import OBJECTIVES, TOWERS
-from reward_service.preference_model import HIDDENS, PreferenceModel, PScoreHead, p_score_loss, preference_loss
+from reward_service.preference_model import (
+    HEADS,
+    HIDDENS,
+    PreferenceModel,
+    PScoreHead,
+    TargetAttention,
+    p_score_loss,
+    preference_loss,
+)
 from tests.reward_service.tiny_world import DAY0_MS, make_index, tiny_settings
 
 SHAPE = Shape.of(tiny_settings(), make_index())
@@ -108,3 +118,26 @@ def test_history_and_request_context_matter() -> None:
     assert not torch.equal(base, model(inputs_of(context_of([101, 103]), [0])).towers)
     assert not torch.equal(base, model(inputs_of(context_of([100, 102], tab=1), [0])).towers)
     assert not torch.equal(base, model(inputs_of(context_of([100, 102], user_id=4), [0])).towers)
+
+
+@given(seed=st.integers(0, 2**31), targets=st.integers(1, 5), events=st.integers(0, 6), searched=st.integers(0, 4))
+@settings(deadline=None)
+def test_every_head_attends_to_what_was_found_with_its_own_columns(
+    seed: int, targets: int, events: int, searched: int
+) -> None:
+    torch.manual_seed(seed)
+    width = 2 * HEADS
+    attention = TargetAttention(width)
+    torch.nn.init.normal_(attention.related)
+    item, history = torch.randn(targets, 5 * width), torch.randn(events, width)
+    found = torch.randint(-1, events, (targets, searched if events else 0))
+    related = torch.rand(found.shape) < 0.5
+    interest = attention(item, history, found, related)
+    for n in range(targets):
+        here = found[n][found[n] >= 0]
+        query, keys, values = attention.query(item[n]), attention.key(history[here]), attention.value(history[here])
+        for head in range(HEADS):
+            own = slice(2 * head, 2 * head + 2)
+            logits = keys[:, own] @ query[own] / 2**0.5 + related[n][found[n] >= 0] * attention.related[head]
+            shares = torch.cat([logits, torch.zeros(1)]).softmax(0)[:-1]
+            torch.testing.assert_close(interest[n, own], shares @ values[:, own])
