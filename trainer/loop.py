@@ -322,19 +322,23 @@ class Trainer:
                 self.publisher.wait(PUBLISH_TIMEOUTS * self.settings.redis.timeout_s)
 
     def drain(self, stop: Event) -> None:
-        """At the end of the log, train the groups that are still under way, in steps without sessions."""
+        """At the end of the log, train the groups that are still under way, in steps without sessions.
+
+        After ``stop`` on any rank none of them makes a step: there may be recorded ones that come first.
+        """
         deadline = time.monotonic() + self.settings.trainer.drain_s
         while True:
             PULSE.beat()
             self.conclude_commit()
-            waits = bool(self.state.frontier.outstanding) and time.monotonic() < deadline and not stop.is_set()
+            waits = bool(self.state.frontier.outstanding) and time.monotonic() < deadline
+            waiting, stopped = self.ranks.told(waits, stop.is_set())
+            if any(stopped) or not any(waiting):
+                return
             judgements = self.judge_groups(POLL_S) if waits else []
-            found, waiting, stopped = self.ranks.told(bool(judgements), waits, stop.is_set())
+            (found,) = self.ranks.told(bool(judgements))
             if any(found):
                 started, nothing = time.perf_counter(), self.preparation.now(Cut([], {}), self.featurizer())
                 self.execute(self.record(nothing, judgements), nothing, judgements, started)
-            if any(stopped) or not (any(found) or any(waiting)):
-                return
 
     def close(self) -> None:
         """Let what runs beside the steps end."""
