@@ -279,6 +279,26 @@ def test_requests_that_a_dead_fleet_never_answers_are_given_up(tmp_path: Path, k
     assert state.counters["requests.sent"] + state.counters["requests.skipped"] == state.counters["sessions.kept"]
 
 
+def test_groups_that_came_while_no_session_did_are_trained_not_given_up(tmp_path: Path, kafka: str) -> None:
+    """The stream is quiet for longer than a request is waited for; its groups came in time all the same."""
+    overrides = ("stream.partitions=1", "rl.rate=1", "rollout.timeout_s=1", "rollout.attempts=1")
+    run = TinyRun.make(tmp_path / "run", kafka, *overrides)
+    sessions = stream_sessions(24)
+    run.send(sessions[:16], end=False)
+    fleet = FakeFleet(run)
+    try:
+        trainer = start(run)
+        wait_for_steps(run, 4)
+        time.sleep(4)
+        run.tell_end(run.send(sessions[16:], end=False))
+        assert trainer.wait(60) == 0
+    finally:
+        fleet.close()
+    counters = final(run).state.counters
+    assert "groups.given_up" not in counters, dict(counters)
+    assert counters["groups.trained"] + counters.get("groups.stale", 0) == counters["requests.sent"]
+
+
 def test_a_history_store_that_was_lost_is_read_again(tmp_path: Path, kafka: str) -> None:
     run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=2", "rl.rate=0")
     sessions = stream_sessions(40)
