@@ -88,6 +88,7 @@ class Trainer:
         self.publish(wait=True)
         self.use_index(self.featurizer())
         for entry in self.recorded():
+            PULSE.beat()
             (stopped,) = self.ranks.told(stop.is_set())
             if any(stopped):
                 break

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 import redis
@@ -14,12 +15,14 @@ import torch
 
 from common.messages import RolloutRequest, Session, decode
 from common.parameter_channel import Follower
+from common.probes import LIVE_S, Pulse
 from common.stream import LogReader
 from tests.trainer.fake_fleet import FakeFleet
 from tests.trainer.tiny_run import ITEMS, TinyRun, grown_index, stream_sessions
 from trainer import checkpoint as ck
 from trainer.__main__ import train
 from trainer.checkpoint import Checkpoint
+from trainer.loop import Trainer
 
 torch.set_num_threads(1)
 COUNT = 61
@@ -310,6 +313,30 @@ def test_a_history_store_that_was_lost_is_read_again(tmp_path: Path, kafka: str)
     train(run.folder, Event())
     counters = final(run).state.counters
     assert (counters["sessions.valid"], counters["sessions.duplicates"]) == (40, 3)
+
+
+def test_a_trainer_that_repeats_many_steps_counts_as_live(
+    tmp_path: Path, kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a lost history store again is a turn of the loop to the probe, and every repeated step is another one."""
+    run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=1", "rl.rate=0", "sync.every=100")
+    run.send(stream_sessions(16))
+    train(run.folder, Event())
+    (run.folder / "checkpoints" / "00000004" / "COMMITTED").unlink()
+    now = [0.0]
+    pulse = Pulse(lambda: now[0])
+    pulse.beat()
+    monkeypatch.setattr("trainer.loop.PULSE", pulse)
+    live, execute = [], Trainer.execute
+
+    def slow(trainer: Trainer, *step: Any) -> None:
+        execute(trainer, *step)
+        now[0] += 0.4 * LIVE_S
+        live.append(pulse.live)
+
+    monkeypatch.setattr(Trainer, "execute", slow)
+    train(run.folder, Event())
+    assert live == [True] * 4
 
 
 @pytest.mark.slow
