@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.durable import sync_folder
+from common.durable import drop_torn_line, sync_folder
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 Offset = Annotated[int, Field(ge=0)]
@@ -69,7 +69,7 @@ class Journal:
         except BlockingIOError:
             os.close(self._file)
             raise JournalError(f"{path} is another trainer's, which still runs: only one may carry a run on") from None
-        _drop_torn_line(path)
+        drop_torn_line(path)
         _machine_file(path).write_text(_machine())
         sync_folder(path.parent)
 
@@ -178,10 +178,3 @@ def _parse(path: Path, line: bytes, number: int) -> JournalEntry:
 
 def _checksum(body: str) -> str:
     return xxhash.xxh3_128_hexdigest(body.encode())
-
-
-def _drop_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(path, whole)

@@ -47,6 +47,8 @@ GROUPS_AHEAD = 8
 """Groups read ahead, in units of those that one step may train."""
 PATIENCE = 3
 """A request is given up after this many times what all attempts of the fleet may take."""
+LOOKS = 10
+"""Looks at the groups topic that this patience lasts for, at least: none are made while no session comes."""
 PUBLISH_TIMEOUTS = 4
 """How long to wait for a publication that must be out, in units of the queue's timeout."""
 NOTHING = -1
@@ -75,7 +77,9 @@ class Trainer:
         self.commits = BackgroundCommit()
         self.committing = NOTHING
         """The step whose checkpoint is under way."""
-        self.first_seen_s: dict[Position, float] = {}
+        self.looked_s = time.monotonic()
+        self.waited_s: dict[Position, float] = {}
+        """For the groups of outstanding requests, since they were first looked for."""
 
     def run(self, stop: Event, on_live: Callable[[], None]) -> None:
         """Execute again what the journal recorded behind the checkpoint, then go live until the end or ``stop``."""
@@ -84,6 +88,7 @@ class Trainer:
         self.publish(wait=True)
         self.use_index(self.featurizer())
         for entry in self.recorded():
+            PULSE.beat()
             (stopped,) = self.ranks.told(stop.is_set())
             if any(stopped):
                 break
@@ -199,8 +204,8 @@ class Trainer:
         limit = self.ranks.part(self.settings.rl.groups_per_step)
         if len(self.groups) < limit:
             self.groups.fill(GROUPS_AHEAD * limit, wait_s)
-        judgements = self._given_up()
-        taken = {j.settled.request for j in judgements if j.settled.request}
+        judgements: list[Judgement] = []
+        taken: set[Position] = set()
         trained = 0
         while trained < limit and (records := self.groups.cut(1)):
             judgement = self.judge.judge(records[0], taken)
@@ -208,7 +213,7 @@ class Trainer:
                 taken.add(judgement.settled.request)
             trained += judgement.settled.outcome == TRAINED
             judgements.append(judgement)
-        return judgements
+        return judgements + self._given_up(taken)
 
     def record(self, prepared: Prepared, judgements: list[Judgement]) -> JournalEntry:
         """Put a new step on record, before it is executed."""
@@ -322,19 +327,23 @@ class Trainer:
                 self.publisher.wait(PUBLISH_TIMEOUTS * self.settings.redis.timeout_s)
 
     def drain(self, stop: Event) -> None:
-        """At the end of the log, train the groups that are still under way, in steps without sessions."""
+        """At the end of the log, train the groups that are still under way, in steps without sessions.
+
+        After ``stop`` on any rank none of them makes a step: there may be recorded ones that come first.
+        """
         deadline = time.monotonic() + self.settings.trainer.drain_s
         while True:
             PULSE.beat()
             self.conclude_commit()
-            waits = bool(self.state.frontier.outstanding) and time.monotonic() < deadline and not stop.is_set()
+            waits = bool(self.state.frontier.outstanding) and time.monotonic() < deadline
+            waiting, stopped = self.ranks.told(waits, stop.is_set())
+            if any(stopped) or not any(waiting):
+                return
             judgements = self.judge_groups(POLL_S) if waits else []
-            found, waiting, stopped = self.ranks.told(bool(judgements), waits, stop.is_set())
+            (found,) = self.ranks.told(bool(judgements))
             if any(found):
                 started, nothing = time.perf_counter(), self.preparation.now(Cut([], {}), self.featurizer())
                 self.execute(self.record(nothing, judgements), nothing, judgements, started)
-            if any(stopped) or not (any(found) or any(waiting)):
-                return
 
     def close(self) -> None:
         """Let what runs beside the steps end."""
@@ -347,14 +356,22 @@ class Trainer:
             show_checkpoint(self.checkpoints / f"{step:08d}")
         log.info("at checkpoint %d; the journal ends at step %d", step, self.journal.last(), extra={"step": step})
 
-    def _given_up(self) -> list[Judgement]:
-        """Requests whose group has not come for so long that the fleet must have lost them: their places are freed."""
+    def _given_up(self, taken: set[Position]) -> list[Judgement]:
+        """Requests whose group has not come for so long that the fleet must have lost them: their places are freed.
+
+        ``taken`` are those whose group is here. While groups are left to be judged nobody knows whose have not come.
+        """
         now, rollout = time.monotonic(), self.settings.rollout
-        outstanding = self.state.frontier.outstanding
-        self.first_seen_s = {position: self.first_seen_s.get(position, now) for position in outstanding}
-        late_s = now - PATIENCE * rollout.attempts * rollout.timeout_s
-        late = [position for position, seen in sorted(self.first_seen_s.items()) if seen < late_s]
-        return [Judgement(SettledGroup(record=None, request=position, outcome=GIVEN_UP)) for position in late]
+        patience_s = PATIENCE * rollout.attempts * rollout.timeout_s
+        passed_s, self.looked_s = min(now - self.looked_s, patience_s / LOOKS), now
+        waited_s, self.waited_s = self.waited_s, {}
+        for position in self.state.frontier.outstanding:
+            self.waited_s[position] = waited_s[position] + passed_s if position in waited_s else 0.0
+        if len(self.groups) or not self.groups.is_dry():
+            return []
+        late = [position for position, waited in sorted(self.waited_s.items()) if waited > patience_s]
+        lost = [position for position in late if position not in taken]
+        return [Judgement(SettledGroup(record=None, request=position, outcome=GIVEN_UP)) for position in lost]
 
 
 def to_request(draft: RequestDraft, identity: Identity, index: ItemIndex, sessions_topic: str) -> RolloutRequest:

@@ -44,7 +44,7 @@ def gradient_bounded_ratio(log_prob: Tensor, log_prob_old: Tensor, advantage: Te
     """
     now = log_prob.detach()
     bound = torch.where(advantage >= 0, now, torch.log(-torch.expm1(now.clamp(max=-1e-7))))
-    return (log_prob - torch.maximum(bound, log_prob_old)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return (log_prob - torch.maximum(bound, log_prob_old)).exp()
 
 
 def clipped_loss(ratio: Tensor, advantage: Tensor, eps: float) -> Tensor:

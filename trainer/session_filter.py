@@ -57,8 +57,8 @@ class SessionFilter:
         }
 
     def load_state(self, state: dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]) -> None:
-        """Go on from `state`."""
-        self._recent = deque(int(score) for score in state["recent"])
+        """Go on from `state`, which may be of a filter with a longer window."""
+        self._recent = deque(int(score) for score in state["recent"][-self.settings.window :])
         self._sorted = sorted(self._recent)
         self.seen = int(state["seen"][0])
         self._carry = float(state["carry"][0])

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
+from common.durable import drop_torn_line
 from common.policy.peak import peak
 from trainer.groups import Judgement
 from trainer.metrics import TrainerMetrics
@@ -26,6 +27,8 @@ class Statistics:
     def __init__(self, path: Path, run: Run) -> None:
         self._ranks = run.training.ranks
         self._file = path.open("a", encoding="utf-8") if self._ranks.leads else None
+        if self._file:
+            drop_torn_line(path)
         self._peak = peak(run.training.parameters[0].device)
         self._metrics = TrainerMetrics(self._peak)
         self._metrics.begin(run)

@@ -108,7 +108,7 @@ class TrainingStep:
         self.optimizer = build_optimizer(
             policy, trainer.learning_rate, trainer.sparse_learning_rate, trainer.weight_decay, self.ranks
         )
-        size = settings.rl.group_size
+        size = min(settings.rl.group_size, policy.settings.codes**policy.settings.levels)
         level = settings.rl.ratio_level
         self.by_token = level == "token" or (level == "auto" and settings.rl.objective == "gbpo")
         self.format_samples = min(size, settings.rl.format_samples or max(1, round(5 * size / 128)))

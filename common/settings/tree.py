@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
 
 from common.settings.policy import PolicySettings
 from common.settings.services import (
@@ -32,6 +34,8 @@ from common.settings.training import (
 )
 
 PROFILES = Path(__file__).resolve().parents[2] / "deploy" / "profiles"
+PREFIX = "ONEREC_"
+"""Of environment variables."""
 
 
 class SettingsError(ValueError):
@@ -43,7 +47,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         extra="forbid",
-        env_prefix="ONEREC_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         frozen=True,
         nested_model_default_partial_update=True,
@@ -114,6 +118,8 @@ def load_settings(profile: str | Path = "", overrides: list[str] | None = None) 
         settings = Sourced(**_override_tree(overrides or []))
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
+    except SourceError as error:
+        raise SettingsError(_variable(error)) from None
     return Settings.model_construct(settings.model_fields_set, **dict(settings))  # of a class that can be pickled
 
 
@@ -147,13 +153,22 @@ def _override_tree(overrides: list[str]) -> dict[str, Any]:
         if not separator or not leaf:
             raise SettingsError(f"setting {override!r}: expected key=value, for example rl.rate=0.05")
         node = tree
-        for parent in parents:
+        for place, parent in enumerate(parents, 1):
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise SettingsError(f"setting {override!r}: {'.'.join(parents[:place])} has a value of its own already")
         try:
             node[leaf] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             node[leaf] = value
     return tree
+
+
+def _variable(error: SourceError) -> str:
+    """Names the variable that is no JSON, as a list, a table or a whole section must be; its value may be a secret."""
+    value = getattr(error.__cause__, "doc", None)
+    names = [name for name in os.environ if name.upper().startswith(PREFIX) and os.environ[name] == value]
+    return f"{' and '.join(names)} must be JSON: {error.__cause__}" if names else str(error)
 
 
 def _one_line(error: ValidationError) -> str:

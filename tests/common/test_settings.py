@@ -57,6 +57,24 @@ def test_errors_name_key_value_and_range(override: str, words: str) -> None:
         load_settings("", [override])
 
 
+@pytest.mark.parametrize(("above", "below", "key"), [("rl=1", "rl.rate=0.1", "rl"), ("rl.rate=1", "rl.rate.x=2", "rl.rate")])
+def test_a_key_below_one_that_was_given_a_value_is_named(above: str, below: str, key: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(f"setting '{below}': {key} has a value of its own already")):
+        load_settings("", [above, below])
+
+
+def test_a_variable_that_must_hold_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEREC_POLICY__STATIC_FIELDS", "age,gender")
+    with pytest.raises(SettingsError, match=r"^ONEREC_POLICY__STATIC_FIELDS must be JSON: Expecting value"):
+        load_settings("")
+    monkeypatch.setenv("ONEREC_POLICY__STATIC_FIELDS", '["age", "gender"]')
+    assert load_settings("").policy.static_fields == ["age", "gender"]
+    monkeypatch.setenv("ONEREC_REDIS", "redis://:hunter4@host:6379/0")
+    with pytest.raises(SettingsError, match=r"^ONEREC_REDIS must be JSON") as told:
+        load_settings("")
+    assert "hunter4" not in str(told.value)
+
+
 def test_a_history_item_must_be_known_by_something() -> None:
     with pytest.raises(SettingsError, match=r"policy\.vid_input and policy\.sid_input must not both be false"):
         load_settings("", ["policy.vid_input=false", "policy.sid_input=false"])

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 import redis
@@ -14,12 +15,14 @@ import torch
 
 from common.messages import RolloutRequest, Session, decode
 from common.parameter_channel import Follower
+from common.probes import LIVE_S, Pulse
 from common.stream import LogReader
 from tests.trainer.fake_fleet import FakeFleet
 from tests.trainer.tiny_run import ITEMS, TinyRun, grown_index, stream_sessions
 from trainer import checkpoint as ck
 from trainer.__main__ import train
 from trainer.checkpoint import Checkpoint
+from trainer.loop import Trainer
 
 torch.set_num_threads(1)
 COUNT = 61
@@ -279,6 +282,26 @@ def test_requests_that_a_dead_fleet_never_answers_are_given_up(tmp_path: Path, k
     assert state.counters["requests.sent"] + state.counters["requests.skipped"] == state.counters["sessions.kept"]
 
 
+def test_groups_that_came_while_no_session_did_are_trained_not_given_up(tmp_path: Path, kafka: str) -> None:
+    """The stream is quiet for longer than a request is waited for; its groups came in time all the same."""
+    overrides = ("stream.partitions=1", "rl.rate=1", "rollout.timeout_s=1", "rollout.attempts=1")
+    run = TinyRun.make(tmp_path / "run", kafka, *overrides)
+    sessions = stream_sessions(24)
+    run.send(sessions[:16], end=False)
+    fleet = FakeFleet(run)
+    try:
+        trainer = start(run)
+        wait_for_steps(run, 4)
+        time.sleep(4)
+        run.tell_end(run.send(sessions[16:], end=False))
+        assert trainer.wait(60) == 0
+    finally:
+        fleet.close()
+    counters = final(run).state.counters
+    assert "groups.given_up" not in counters, dict(counters)
+    assert counters["groups.trained"] + counters.get("groups.stale", 0) == counters["requests.sent"]
+
+
 def test_a_history_store_that_was_lost_is_read_again(tmp_path: Path, kafka: str) -> None:
     run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=2", "rl.rate=0")
     sessions = stream_sessions(40)
@@ -290,6 +313,30 @@ def test_a_history_store_that_was_lost_is_read_again(tmp_path: Path, kafka: str)
     train(run.folder, Event())
     counters = final(run).state.counters
     assert (counters["sessions.valid"], counters["sessions.duplicates"]) == (40, 3)
+
+
+def test_a_trainer_that_repeats_many_steps_counts_as_live(
+    tmp_path: Path, kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a lost history store again is a turn of the loop to the probe, and every repeated step is another one."""
+    run = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=1", "rl.rate=0", "sync.every=100")
+    run.send(stream_sessions(16))
+    train(run.folder, Event())
+    (run.folder / "checkpoints" / "00000004" / "COMMITTED").unlink()
+    now = [0.0]
+    pulse = Pulse(lambda: now[0])
+    pulse.beat()
+    monkeypatch.setattr("trainer.loop.PULSE", pulse)
+    live, execute = [], Trainer.execute
+
+    def slow(trainer: Trainer, *step: Any) -> None:
+        execute(trainer, *step)
+        now[0] += 0.4 * LIVE_S
+        live.append(pulse.live)
+
+    monkeypatch.setattr(Trainer, "execute", slow)
+    train(run.folder, Event())
+    assert live == [True] * 4
 
 
 @pytest.mark.slow

@@ -51,8 +51,16 @@ def train_and_tell(folder: Path) -> None:
         train(folder, Event())
 
 
-def start(run: TinyRun) -> list[Process]:
-    call = f"import sys; from pathlib import Path; from {HERE} import train_and_tell; train_and_tell(Path(sys.argv[1]))"
+def train_while_rank_1_is_stopped(folder: Path) -> None:
+    """The same, but rank 1 alone was sent SIGTERM, before its first step."""
+    stop = Event()
+    if os.environ["RANK"] == "1":
+        stop.set()
+    train(folder, stop)
+
+
+def start(run: TinyRun, work: str = "train_and_tell") -> list[Process]:
+    call = f"import sys; from pathlib import Path; from {HERE} import {work}; {work}(Path(sys.argv[1]))"
     return start_two_ranks([sys.executable, "-c", call, str(run.folder)], run.folder / "log")
 
 
@@ -199,6 +207,30 @@ def test_a_killed_run_with_groups_and_a_new_index_equals_the_re_execution_of_its
     again = finish(run)
     assert again.policy == end.policy
     assert again.state == end.state
+
+
+def test_a_rank_that_is_stopped_amid_recorded_steps_leaves_their_record_as_it_is(tmp_path: Path, kafka: str) -> None:
+    """Groups are there that the other rank could train. The next start goes on where this one ended."""
+    run = TinyRun.make(tmp_path / "stopped", kafka, *TWO, "rl.rate=1", "trainer.drain_s=20")
+    sessions = stream_sessions(40)
+    ends = run.send(sessions, end=False)
+    ranks = start(run)
+    wait_for_steps(run, 7)  # between the checkpoints 5 and 10
+    kill(ranks, run)
+    assert final(run).state.frontier.outstanding
+    fleet = FakeFleet(run)
+    try:
+        deadline = time.monotonic() + 30
+        while fleet.answered < len(final(run).state.frontier.outstanding):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        before = [recorded(run, rank) for rank in (0, 1)]
+        assert await_both(start(run, "train_while_rank_1_is_stopped")) == [0, 0]
+        assert [recorded(run, rank) for rank in (0, 1)] == before
+        run.tell_end(ends)
+        assert finish(run).state.counters["sessions.consumed"] == len(sessions)
+    finally:
+        fleet.close()
 
 
 def test_a_checkpoint_of_another_number_of_ranks_is_refused(whole: TinyRun, tmp_path: Path) -> None:

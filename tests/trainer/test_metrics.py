@@ -9,6 +9,7 @@ from common.features import Featurizer
 from common.metrics import render
 from common.policy import build_policy
 from common.policy.peak import peak
+from deploy.local.statistics import Tail
 from tests.common.test_messages import group
 from tests.trainer.test_checkpoint import IDENTITY
 from tests.trainer.tiny_run import tiny_index, tiny_settings
@@ -33,10 +34,14 @@ def value(name: str) -> float:
     )
 
 
-def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_path: Path) -> None:
+def fresh_run() -> Run:
     settings = tiny_settings()
     training = TrainingStep(build_policy(settings.policy), Featurizer(settings.policy, tiny_index()), settings)
-    run = Run(IDENTITY, training, SessionFilter(settings.filter), PlayTimes(10), Frontier(), Staleness(2, [0]))
+    return Run(IDENTITY, training, SessionFilter(settings.filter), PlayTimes(10), Frontier(), Staleness(2, [0]))
+
+
+def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_path: Path) -> None:
+    run = fresh_run()
     run.counters = Counter({"sessions.consumed": 100})
     consumed, stale = value("onerec_trainer_sessions_consumed_total"), value('onerec_trainer_groups_total{reason="stale"}')
     judgement = Judgement(SettledGroup(record=(0, 4), request=(1, 7), outcome="stale"), group=group())
@@ -68,6 +73,17 @@ def test_counters_show_what_happened_since_the_start_and_lines_the_totals(tmp_pa
     assert step["utilisation"] == pytest.approx(step["flops"] / (step["seconds"] * step["peak_flops"]))
     assert step["peak_source"].startswith("measured")
     assert (step["counters"]["sessions.consumed"], step["loss_per_level"]) == (104, [1.0, 2.0])
+
+
+def test_a_line_that_was_cut_by_a_crash_or_a_full_disk_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path, run = tmp_path / "stats.jsonl", fresh_run()
+    for step in (1, 2):
+        run.step = step
+        with Statistics(path, run) as statistics:
+            statistics.step(run, StepMetrics(), [], 0.1, {})
+        with path.open("a") as file:
+            file.write('{"kind": "group", "ste')
+    assert [line["step"] for line in Tail(path).lines()] == [1, 2]
 
 
 def test_waiting_is_counted_by_what_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

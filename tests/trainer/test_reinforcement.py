@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.policy import Policy
+from common.features import Featurizer
+from common.policy import Policy, build_policy
 from tests.trainer.test_step import make_step, rl
+from tests.trainer.tiny_run import tiny_index, tiny_settings
 from trainer.step import RlSample, StepMetrics, TrainingStep
 
 EPS, DELTA, GROUPS_PER_STEP = 0.3, 0.2, 5
@@ -149,6 +151,14 @@ def test_the_format_term_of_the_most_probable_by_hand(samples: int, drawn: int) 
     metrics, gradients = run(step, [group])
     assert metrics.format_loss == pytest.approx(hand.loss, rel=1e-4)
     assert_same(gradients, expected)
+
+
+@pytest.mark.parametrize(("samples", "drawn"), [(0, 2), (9, 9), (100, 64)])
+def test_format_draws_of_a_policy_with_fewer_semantic_ids_than_a_group_has_room_for(samples: int, drawn: int) -> None:
+    """Groups then hold all semantic IDs there are: 64 here."""
+    settings = tiny_settings("policy.codes=4", "rl.group_size=512", f"rl.format_samples={samples}")
+    step = TrainingStep(build_policy(settings.policy), Featurizer(settings.policy, tiny_index()), settings)
+    assert step.format_samples == drawn
 
 
 def test_one_format_draw_is_any_candidate_another_one_each_step() -> None:

@@ -60,6 +60,15 @@ def test_a_restored_filter_decides_as_the_original_would(before: list[int], afte
     assert [restored.keep(s) for s in after] == [original.keep(s) for s in after]
 
 
+@pytest.mark.parametrize("window", [3, 50])
+def test_a_filter_restored_with_another_window_soon_has_the_median_of_that(window: int) -> None:
+    original, restored = SessionFilter(FilterSettings(window=10)), SessionFilter(FilterSettings(window=window))
+    original.prime(range(100))
+    restored.load_state(original.state())
+    restored.prime(range(200, 210))
+    assert restored.median == float(np.median([*range(90, 100), *range(200, 210)][-window:]))
+
+
 def test_warm_up_keeps_everything_and_priming_counts_toward_it() -> None:
     assert filtered([5, 4, 3, 2, 1], warmup=3) == [True, True, True, False, False]
     session_filter = SessionFilter(FilterSettings(warmup=3))
