@@ -148,6 +148,14 @@ def test_newer_parameters_and_items_are_taken_up_without_a_restart(ready: World)
     await_that(lambda: ready.ask().index_version == 2)
 
 
+def test_items_are_sorted_by_popularity_before_anybody_asks_for_the_popular_ones(ready: World) -> None:
+    """A sort of a large index would hold up every user, and just when there is load."""
+    assert "by_popularity" in vars(ready.service.recommender.index)
+    tiny_index(2, items=50).save(ready.folder / "index" / "000002")
+    await_that(lambda: ready.ask().index_version == 2)
+    assert "by_popularity" in vars(ready.service.recommender.index)
+
+
 def test_under_load_what_was_left_over_is_served_and_then_the_popular_items(ready: World) -> None:
     first = ready.ask(count=4)
     ready.service.shedder.budget_s = 0.0
