@@ -133,6 +133,11 @@ class ItemIndex:
         start, end = self.bucket_starts[leaf : leaf + 2] if leaf >= 0 else (0, 0)
         return self.bucket_items[start:end]
 
+    @cached_property
+    def by_popularity(self) -> Ints:
+        """All item ids, the most popular first (ties: lowest id); sorted at first use, which takes 1.7 s for 10 million."""
+        return self.item_ids[np.argsort(-self.popularity, kind="stable")]
+
     def save(self, folder: Path, note: dict[str, Any] | None = None) -> None:
         """Write the snapshot as ``folder``, all of it or nothing, with a JSON note of the writer's own (see `read_note`).
 

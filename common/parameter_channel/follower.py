@@ -126,7 +126,8 @@ class Follower(Connection):
         """Refresh the sign of life, which carries the acknowledged version (-1: none yet, so keep all)."""
         key = self._key("alive", self.reader)
         with self._named():
-            if not self._client.expire(key, int(READER_S)):
+            # Said again each time: the acknowledgement itself may have been lost, or this reader begun anew.
+            if not self._client.set(key, self._acknowledged, ex=int(READER_S), xx=True):
                 self._client.set(key, self._acknowledged, ex=int(READER_S))
                 self._register(self._client)  # who gave no sign of life may have been forgotten
 

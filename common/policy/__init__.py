@@ -6,10 +6,12 @@ import mmap
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import torch
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from common.policy.encoder_decoder import EncoderDecoder
 from common.policy.lazy_decoder import LazyDecoder
@@ -51,9 +53,27 @@ def build_policy(settings: PolicySettings, seed: int = 0) -> Policy:
 
 def bare_policy(settings: PolicySettings, device: torch.device | str = "cpu") -> Policy:
     """A policy whose weights are yet to come, by `take_over`; nothing was written to its memory, so that it takes none."""
-    with torch.device("meta"):
-        policy = build_policy(settings)
-    return policy.to_empty(device=device)
+    with _Undrawn(), torch.device(device):
+        return build_policy(settings)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Initial weights are neither drawn nor scaled.
+
+    A policy built on the meta device and moved from there would do as well, but for that torch loads its compiler: most of a
+    second, and more memory than a small policy has.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leave out a call that only gives initial weights their values."""
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return given["tensor"]
+        if func is torch.Tensor.mul:
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **given)
 
 
 def packed_weights(policy: Policy) -> mmap.mmap:

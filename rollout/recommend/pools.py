@@ -63,6 +63,11 @@ class Pools:
         held = self._lists.get(user_id)
         return np.empty(0, np.int64) if held is None else held[1]
 
+    def left(self, user_id: int) -> npt.NDArray[np.int64]:
+        """Items that are left for a user, however old."""
+        held = self._lists.get(user_id)
+        return np.empty(0, np.int64) if held is None else held[0].item_ids
+
     def serve(self, user_id: int, made: Ranked, count: int) -> Ranked:
         """The first items of a new list; the others are kept in place of what was left before."""
         shown = made.take(slice(0, count))

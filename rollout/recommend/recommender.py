@@ -108,9 +108,7 @@ class Recommender:
 
     def popular(self, count: int, exclude: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """The most popular items but some."""
-        index = self.index
-        order = index.popularity.argsort(kind="stable")[::-1][: count + np.size(exclude)]
-        items = index.item_ids[order]
+        items = self.index.by_popularity[: count + np.size(exclude)]
         return items[~np.isin(items, exclude)][:count]
 
     def close(self) -> None:
@@ -128,6 +126,7 @@ class Recommender:
                 self._engines[weights, beam] = GenerationEngine(policy, self.index, beam, constrained=True)
             elif not weights:
                 self._engines[weights, beam].policy = newest.eval()
+        self.index.by_popularity  # noqa: B018 - sorted here, since the thread that answers must not wait for it
         RECOMMEND_INDEX_VERSION.set(self.index.version)
 
     def _ranked(self, made: Candidates, version: int | None) -> Ranked:

@@ -107,7 +107,10 @@ class RecommendService:
             made, seen = await self._generated(request, arm)
             shown = self.pools.serve(request.user_id, made.without(self.pools.served(request.user_id)), request.count)
         else:
-            shown = self.pools.take(request.user_id, request.count, request.exclude, time.monotonic())
+            left = self.pools.left(request.user_id)
+            removed = left[self.recommender.index.rows(left) < 0]  # from the catalogue, since the list was made
+            exclude = np.concatenate((removed, np.asarray(request.exclude, np.int64)))
+            shown = self.pools.take(request.user_id, request.count, exclude, time.monotonic())
             source = "popular" if shown is None else "cached"
         told = self._told(shown, request, source, arm, seen)
         self._count(shown, source, arm, time.perf_counter() - began)

@@ -37,6 +37,13 @@ def test_head_item_is_the_most_popular_of_its_bucket_and_then_the_lowest_id(inde
 
 @given(indexes)
 @settings(deadline=None)
+def test_items_by_popularity_are_all_of_them_and_of_equal_ones_the_lowest_id_comes_first(index: ItemIndex) -> None:
+    told = dict(zip(index.item_ids.tolist(), index.popularity.tolist(), strict=True))
+    assert index.by_popularity.tolist() == sorted(told, key=lambda item: (-told[item], item))
+
+
+@given(indexes)
+@settings(deadline=None)
 def test_legality_and_heads_of_all_possible_sids(index: ItemIndex) -> None:
     grid = np.indices((index.codes,) * index.levels).reshape(index.levels, -1).T
     legal = {tuple(sid) for sid in index.sids.tolist()}

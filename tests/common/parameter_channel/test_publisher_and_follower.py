@@ -182,6 +182,27 @@ def test_old_versions_go_once_every_live_reader_has_moved_on(room: Room) -> None
     assert publisher.used() == {"actor-0": [1, 2, 3], "actor-1": [2]}
 
 
+def test_an_acknowledgement_that_was_lost_is_made_up_for_by_the_next_sign_of_life(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost() -> None:
+        raise redis.ConnectionError("lost")
+
+    publisher, follower = room.publisher(), room.follower()
+    publisher.publish(1, b"one")
+    follower.acknowledge(1)
+    publisher.publish(2, b"two")
+    with monkeypatch.context() as cut:
+        cut.setattr(follower._client, "pipeline", lost)
+        with pytest.raises(ChannelError, match="lost"):
+            follower.acknowledge(2)
+    publisher.renew()
+    assert len(room.keys("chunk")) == 2
+    assert fetched(follower, 2) is None
+    publisher.renew()
+    assert len(room.keys("chunk")) == 1
+
+
 def test_dead_readers_are_forgotten_and_known_again_when_they_live(room: Room) -> None:
     publisher, first, second = room.publisher(), room.follower("actor-0"), room.follower("actor-1", precision="bf16")
     readers, in_bf16 = (f"onerec:{room.run}:readers{kind}" for kind in ("", ":bf16"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -46,6 +48,16 @@ def test_every_architecture_computes_the_same_with_weights_where_they_lie(settin
     codes = torch.randint(0, TINY.codes, (1, 4, TINY.levels), generator=torch.Generator().manual_seed(0))
     expected, found = (one.log_probs(one.encode(inputs), codes) for one in (policy, other))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_a_policy_whose_weights_are_yet_to_come_loads_none_of_torchs_compiler() -> None:
+    script = (
+        "import sys; from common.policy import bare_policy; from tests.factories import ARCHITECTURES;"
+        "[bare_policy(settings) for settings in ARCHITECTURES.values()];"
+        "print(sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", script]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_policies_share_the_files_pages_until_one_writes_to_its_own(file: Path) -> None:

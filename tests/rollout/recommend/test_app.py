@@ -148,6 +148,14 @@ def test_newer_parameters_and_items_are_taken_up_without_a_restart(ready: World)
     await_that(lambda: ready.ask().index_version == 2)
 
 
+def test_items_are_sorted_by_popularity_before_anybody_asks_for_the_popular_ones(ready: World) -> None:
+    """A sort of a large index would hold up every user, and just when there is load."""
+    assert "by_popularity" in vars(ready.service.recommender.index)
+    tiny_index(2, items=50).save(ready.folder / "index" / "000002")
+    await_that(lambda: ready.ask().index_version == 2)
+    assert "by_popularity" in vars(ready.service.recommender.index)
+
+
 def test_under_load_what_was_left_over_is_served_and_then_the_popular_items(ready: World) -> None:
     first = ready.ask(count=4)
     ready.service.shedder.budget_s = 0.0
@@ -159,6 +167,18 @@ def test_under_load_what_was_left_over_is_served_and_then_the_popular_items(read
     assert (popular.source, popular.degraded, popular.parameter_version) == ("popular", True, None)
     assert [one.generated for one in popular.items] == [[]] * 4
     ready.service._waiting = 0
+
+
+def test_items_that_were_removed_since_are_not_served_of_what_was_left_over(ready: World) -> None:
+    ready.ask(count=1)
+    tiny_index(2, items=10).save(ready.folder / "index" / "000002")
+    await_that(lambda: ready.ask(user_id=2).index_version == 2)
+    ready.service.shedder.budget_s = 0.0
+    ready.service._waiting = 1
+    cached = ready.ask(count=5)
+    ready.service._waiting = 0
+    assert cached.source == "cached"
+    assert {one.item_id for one in cached.items} < set(range(10))
 
 
 def test_a_batch_that_fails_fails_its_requests_and_no_others(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:

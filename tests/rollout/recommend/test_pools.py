@@ -15,6 +15,7 @@ def ranked(items: list[int], made_s: float = 0.0, version: int = 1) -> Ranked:
 def test_what_is_not_served_is_served_later_with_where_it_came_from() -> None:
     pools = Pools(users=10, keep_s=60)
     assert pools.serve(7, ranked([5, 3, 9, 4], version=3), 2).item_ids.tolist() == [5, 3]
+    assert (pools.left(7).tolist(), pools.left(8).tolist()) == ([9, 4], [])
     left = pools.take(7, 2, [], now_s=1.0)
     assert left is not None
     assert (left.item_ids.tolist(), left.parameter_version) == ([9, 4], 3)
