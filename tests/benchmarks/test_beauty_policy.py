@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks import beauty_policy as bench
 from common.context import UserEvents
+from common.item_index import ItemIndex
 from common.settings import Settings, load_settings
 from deploy.data.amazon import import_amazon
 from deploy.local.plots import save_plots
@@ -44,6 +46,18 @@ def test_targets_of_training_end_before_the_held_out_events_and_contexts_before_
         for place, sample in enumerate(mine, 1):
             assert sample.context.events.item_id.tolist() == events.item_id[max(0, place - limit) : place].tolist()
             assert sample.codes.tolist() == index.sids[index.rows(events.item_id[place : place + 1])].tolist()
+
+
+def test_a_kept_seed_counts_for_its_semantic_ids_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[ItemIndex] = []
+    monkeypatch.setattr(bench, "measure_seed", lambda _sequences, index, *_: measured.append(index) or nothing)
+    nothing = bench.SeedResult(seed=0, epoch=3, test={}, validation={}, curve=[], minutes=0.0)
+    index = make_index()
+    other = replace(index, sids=index.sids[::-1])  # as another dedup gives them, by the same codebooks
+    assert other.tokenizer_version == index.tokenizer_version
+    for one in (index, other, index):
+        assert bench.kept_seed(tmp_path, {}, one, small(), lambda _: None, 0) == nothing
+    assert [one is index for one in measured] == [True, False]
 
 
 def known(count: int, seed: int) -> UserEvents:
