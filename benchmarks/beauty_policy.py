@@ -209,7 +209,7 @@ def measure_seed(
             if epoch % VALIDATE_EVERY and epoch != pretrain.history_epochs:
                 continue
             figures = {"epoch": epoch, "loss": fmean(losses)} | evaluate(averaged, index, some, settings)
-            if figures["ndcg_at_10"] >= max((one["ndcg_at_10"] for one in curve), default=0.0):
+            if figures["ndcg_at_10"] > max((one["ndcg_at_10"] for one in curve), default=-1.0):
                 best = copy.deepcopy(averaged)
             curve.append(figures)
             minutes = (time.monotonic() - started) / 60
