@@ -162,10 +162,10 @@ def kept_seed(
     cache: Path, sequences: dict[int, UserEvents], index: ItemIndex, settings: Settings, on_progress: Say, seed: int
 ) -> SeedResult:
     """`measure_seed`, unless ``cache`` has its result for the same semantic IDs and settings."""
-    told = json.dumps(
-        [index.tokenizer_version, settings.model_dump(mode="json", include={"policy", "pretrain", "evaluation"})]
-    )
-    path = cache / f"beauty-policy-{xxhash.xxh3_64_hexdigest(told.encode())}-{seed}.json"
+    told = json.dumps(settings.model_dump(mode="json", include={"policy", "pretrain", "evaluation"}))
+    digest = xxhash.xxh3_64(told.encode())
+    digest.update(np.ascontiguousarray(index.sids).data)
+    path = cache / f"beauty-policy-{digest.hexdigest()}-{seed}.json"
     if path.exists():
         return SeedResult(**json.loads(path.read_bytes()))
     result = measure_seed(sequences, index, settings, on_progress, seed)
@@ -209,7 +209,7 @@ def measure_seed(
             if epoch % VALIDATE_EVERY and epoch != pretrain.history_epochs:
                 continue
             figures = {"epoch": epoch, "loss": fmean(losses)} | evaluate(averaged, index, some, settings)
-            if figures["ndcg_at_10"] >= max((one["ndcg_at_10"] for one in curve), default=0.0):
+            if figures["ndcg_at_10"] > max((one["ndcg_at_10"] for one in curve), default=-1.0):
                 best = copy.deepcopy(averaged)
             curve.append(figures)
             minutes = (time.monotonic() - started) / 60

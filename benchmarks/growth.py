@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel
 
 from benchmarks import featurise
-from benchmarks.harness import BenchResult, Claim, seconds
+from benchmarks.harness import BenchResult, Claim, machine, seconds
 from benchmarks.rollout import Scale as Search
 from benchmarks.rollout import World
 from common.compute import compute_with
@@ -76,6 +76,8 @@ def run(data: Path, on_progress: Say) -> BenchResult:  # noqa: ARG001 - everythi
 
 def measure(scale: Scale, on_progress: Say) -> BenchResult:
     """The benchmark at any scale."""
+    compute_with(torch.get_num_threads())  # as `benchmarks.rollout`
+    told = machine()  # before the history's curve is left with one thread
     curves = [
         catalogue(scale, on_progress),
         beam(scale, on_progress),
@@ -89,6 +91,7 @@ def measure(scale: Scale, on_progress: Say) -> BenchResult:
         name="growth",
         value=at.medians[at.sizes.index(scale.search.width)],
         unit=f"seconds a search of {scale.search.width} beams",
+        machine=told,
         details={
             "curves": {curve.size: curve.model_dump() for curve in curves},
             "claims": claims(by_size),

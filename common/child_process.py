@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Timer
 from typing import Any
 
 END_WITHIN_S = 10.0
@@ -43,22 +44,23 @@ class ChildProcess:
         if self._process.poll() is not None:
             self.close()
             self._process = _start(self._module)
-        asks, answers = self._process.stdin, self._process.stdout
-        assert asks is not None
-        assert answers is not None
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        late = Timer(timeout_s, process.kill)  # which ends the wait, be it for the question to be read or for the answer
+        late.start()
         try:
-            pickle.dump(question, asks, pickle.HIGHEST_PROTOCOL)
-            asks.flush()
-            waiting = select.poll()  # select itself ends at file 1023
-            waiting.register(answers, select.POLLIN)
-            if not waiting.poll(1000 * timeout_s):
-                self._process.kill()
-                self.close()
-                raise ChildError(f"the process of {self._module} did not answer within {timeout_s:.0f} s")
-            return pickle.load(answers)  # noqa: S301 - of a process that this one has started
+            pickle.dump(question, process.stdin, pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            return pickle.load(process.stdout)  # noqa: S301 - of a process that this one has started
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+            is_late = time.monotonic() >= deadline
             self.close()
-            raise ChildError(f"the process of {self._module} ended with code {self._process.returncode}") from None
+            became = f"did not answer within {timeout_s:.0f} s" if is_late else f"ended with code {process.returncode}"
+            raise ChildError(f"the process of {self._module} {became}") from None
+        finally:
+            late.cancel()
 
     def close(self) -> None:
         """Close its pipes, upon which it ends, and wait for that."""

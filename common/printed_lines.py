@@ -19,12 +19,11 @@ class PrintedLines(io.TextIOBase):
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._rest = ""
-        self._inside = threading.local()
+        self._own = threading.local()
 
     def write(self, text: str) -> int:
-        """Log the whole lines; the rest waits for its end."""
-        *lines, self._rest = (self._rest + text).split("\n")
+        """Log the whole lines; the rest waits until its thread has written its end."""
+        *lines, self._own.rest = (getattr(self._own, "rest", "") + text).split("\n")
         for line in lines:
             self._take(RAY_PREFIX.sub("", line, count=1))
         return len(text)
@@ -35,9 +34,9 @@ class PrintedLines(io.TextIOBase):
     def _take(self, line: str) -> None:
         if line.startswith('{"time": '):
             self._stream.write(line + "\n")
-        elif line.strip() and not getattr(self._inside, "log", False):  # a log that cannot be written says so by printing
-            self._inside.log = True
+        elif line.strip() and not getattr(self._own, "logs", False):  # a log that cannot be written says so by printing
+            self._own.logs = True
             try:
                 log.info("%s", line)
             finally:
-                self._inside.log = False
+                self._own.logs = False

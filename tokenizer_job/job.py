@@ -7,6 +7,7 @@ A job that takes long keeps what it has in ``tokenizer/`` and goes on from there
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def build_index(
     on_progress(f"reading the behaviour of {'all' if train_days is None else train_days} training days")
     ids = np.array([item.item_id for item in items], np.int64)
     events = TrainingEvents.read(log, ids, train_days, held_out)
-    encoder, vectors = _fit_encoder(items, content, events, settings, folder / "tokenizer" / "alignment", on_progress)
+    state = folder / "tokenizer" / "alignment"
+    encoder, vectors = _fit_encoder(items, content, events, settings, state, on_progress)
     quantizer, sids = tokenise(vectors, settings, on_progress, folder / "tokenizer" / "levels.safetensors")
     card = TokenizerCard(
         version=quantizer.fingerprint(),
@@ -97,6 +99,7 @@ def build_index(
         vectors=vectors,
     )
     index.save(snapshot)
+    shutil.rmtree(state, ignore_errors=True)
     return Result(index, tokenizer, report)
 
 

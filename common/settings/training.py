@@ -78,7 +78,7 @@ class RewardSettings(Section):
     """Impressions of a step."""
     learning_rate: Rate = 2e-3
     """Of the optimizer."""
-    max_weight: Weight = 20.0
+    max_weight: Annotated[float, Field(gt=0)] = 20.0
     """Objective weights are 1 / prevalence, clipped here."""
     reweighting_rounds: Annotated[int, Field(ge=0, le=100)] = 0
     """Times that the model is trained again with more weight on what the P-Score ranks worst; the best one counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 
 from benchmarks import beauty_policy as bench
 from common.context import UserEvents
+from common.item_index import ItemIndex
+from common.policy import Policy, to_blob
+from common.session_log import SessionLog
 from common.settings import Settings, load_settings
 from deploy.data.amazon import import_amazon
 from deploy.local.plots import save_plots
 from tests.deploy.data.tables_on_disk import write_csv, write_json_lines
 from tests.factories import make_events, make_index
+from tokenizer_job.job import build_index
 
 
 def small() -> Settings:
@@ -44,6 +49,42 @@ def test_targets_of_training_end_before_the_held_out_events_and_contexts_before_
         for place, sample in enumerate(mine, 1):
             assert sample.context.events.item_id.tolist() == events.item_id[max(0, place - limit) : place].tolist()
             assert sample.codes.tolist() == index.sids[index.rows(events.item_id[place : place + 1])].tolist()
+
+
+def test_a_kept_seed_counts_for_its_semantic_ids_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[ItemIndex] = []
+    nothing = bench.SeedResult(seed=0, epoch=3, test={}, validation={}, curve=[], minutes=0.0)
+
+    def measure_seed(_: object, index: ItemIndex, *_more: object) -> bench.SeedResult:
+        measured.append(index)
+        return nothing
+
+    monkeypatch.setattr(bench, "measure_seed", measure_seed)
+    index = make_index()
+    other = replace(index, sids=index.sids[::-1])  # as another dedup gives them, by the same codebooks
+    assert other.tokenizer_version == index.tokenizer_version
+    for one in (index, other, index):
+        assert bench.kept_seed(tmp_path, {}, one, small(), lambda _: None, 0) == nothing
+    assert [one is index for one in measured] == [True, False]
+
+
+def test_of_equally_good_epochs_the_one_that_is_told_is_the_one_that_is_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[bytes] = []
+
+    def evaluate(policy: Policy, *_: object) -> bench.Figures:
+        evaluated.append(bytes(to_blob(policy)))
+        return {"recall_at_10": 0.5, "ndcg_at_10": 0.5}
+
+    monkeypatch.setattr(bench, "evaluate", evaluate)
+    import_amazon(write_reviews(tmp_path / "data"), tmp_path / "log")
+    log = SessionLog.open(tmp_path / "log")
+    index = build_index(log, small(), tmp_path, None, held_out=2).index
+    found = bench.measure_seed(bench.read_sequences(log), index, small(), lambda _: None, 0)
+    *validated, tested, _ = evaluated
+    assert [one for one, weights in zip(found.curve, validated, strict=True) if weights == tested] == [found.curve[0]]
+    assert found.epoch == found.curve[0]["epoch"]
 
 
 def known(count: int, seed: int) -> UserEvents:

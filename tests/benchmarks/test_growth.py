@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import featurise
 from benchmarks.growth import Curve, Scale, claims, history, measure, plot
@@ -29,8 +31,18 @@ SCALE = Scale(
 )
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_every_curve_has_its_points_and_is_drawn(tmp_path: Path) -> None:
     result = measure(SCALE, lambda _: None)
+    assert result.machine.endswith("2 threads")  # those of the searches, though features are made by one
     curves = {name: Curve.model_validate(one) for name, one in result.details["curves"].items()}
     assert {name: tuple(curve.sizes) for name, curve in curves.items()} == {
         name: getattr(SCALE, name) for name in ("catalogue", "beam", "users", "actors", "history")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import time
@@ -15,10 +16,15 @@ from common.child_process import ChildError, ChildProcess, answer_questions
 
 
 def main() -> None:
+    own_stdout = sys.stdout.fileno()
+
     def answer(asked: object) -> object:
         sys.stdout.write("which must not get among the answers\n")
         if isinstance(asked, float):
             time.sleep(asked)
+        if asked == "half":
+            os.write(own_stdout, pickle.dumps(b"of this some is missing")[:-10])
+            time.sleep(60.0)
         if asked == "fail":
             raise ValueError("asked to")
         return asked, os.getpid()
@@ -69,6 +75,23 @@ def test_one_that_does_not_answer_is_ended(child: ChildProcess) -> None:
     with pytest.raises(ChildError, match="did not answer within 0 s"):
         child.ask(60.0, 0.1)
     assert not is_there(slow)
+    assert child.ask(2, 30.0)[0] == 2
+
+
+def test_one_that_does_not_even_read_its_question_is_ended(child: ChildProcess) -> None:
+    child.ask(1, 30.0)
+    frozen = child.pid
+    os.kill(frozen, signal.SIGSTOP)
+    with pytest.raises(ChildError, match="did not answer within 0 s"):
+        child.ask(b"more than a pipe holds" * 100_000, 0.1)
+    assert not is_there(frozen)
+    assert child.ask(2, 30.0)[0] == 2
+
+
+def test_one_that_stops_amid_its_answer_is_ended(child: ChildProcess) -> None:
+    child.ask(1, 30.0)
+    with pytest.raises(ChildError, match="did not answer within 1 s"):
+        child.ask("half", 1.0)
     assert child.ask(2, 30.0)[0] == 2
 
 

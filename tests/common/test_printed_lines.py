@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 
 import pytest
 
@@ -17,6 +18,18 @@ def test_what_is_printed_becomes_records_line_by_line(caplog: pytest.LogCaptureF
         print("o", file=lines)
     assert caplog.messages == ["one", "two"]
     assert stream.getvalue() == ""
+
+
+def test_lines_that_two_threads_print_at_once_stay_two(caplog: pytest.LogCaptureFixture) -> None:
+    """`print` writes a text and its line's end one after the other."""
+    lines = PrintedLines(io.StringIO())
+    other = threading.Thread(target=print, args=("of another thread",), kwargs={"file": lines})
+    with caplog.at_level(logging.INFO):
+        lines.write("of this thread")
+        other.start()
+        other.join()
+        lines.write("\n")
+    assert caplog.messages == ["of another thread", "of this thread"]
 
 
 @pytest.mark.parametrize(

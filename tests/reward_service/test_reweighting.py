@@ -68,3 +68,8 @@ def test_labels_that_are_too_rare_or_missing_have_no_standing(tmp_path: Path) ->
     _, report = fit_preference_model(InputBuilder(shape, INDEX), exposures, settings, lambda _: None)
     assert standings(report) == {}
     assert report["objectives"]["wtr"]["p_standing"] is None
+
+
+def test_a_bound_that_leaves_the_p_score_no_weight_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"reward\.max_weight"):
+        tiny_settings(max_weight=0)

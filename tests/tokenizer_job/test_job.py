@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def test_an_aligned_tokenizer_encodes_again_what_it_was_fitted_on(tmp_path: Path
     vectors = Tokenizer.load(tmp_path / "tokenizer").encoder.encode(log.items(), log.content())
     rows = result.index.rows([item.item_id for item in log.items()])
     np.testing.assert_allclose(vectors, result.index.vectors[rows], atol=1e-5)
+
+
+def test_nothing_of_an_earlier_fit_in_the_folder_gets_into_a_later_one(tmp_path: Path) -> None:
+    plain, rich = (write_log(tmp_path / str(n), make_sessions(), content=bool(n)) for n in range(2))
+    out = tmp_path / "out"
+    for log, vectors in ((plain, "aligned"), (rich, "aligned"), (rich, "joined")):
+        fitted = build_index(log, small(f"tokenizer.vectors={vectors}"), out, 2).tokenizer.encoder
+        loaded = Tokenizer.load(out / "tokenizer").encoder
+        items, content = log.items(), log.content()
+        np.testing.assert_allclose(loaded.encode(items, content), fitted.encode(items, content), atol=1e-5)
+        assert not (out / "tokenizer" / "alignment").exists()  # where an interrupted fit goes on
+        shutil.rmtree(out / "index")
 
 
 def refuse_negative_days(log: SessionLog, folder: Path) -> None:

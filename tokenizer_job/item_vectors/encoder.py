@@ -68,6 +68,7 @@ class JoinedEncoder:
 
     def save(self, folder: Path) -> None:
         """Write everything into the folder."""
+        (folder / ALIGNER).unlink(missing_ok=True)  # of an earlier fit: `load_encoder` goes by the files
         _save_content(self.content, folder)
         arrays = {"seen_content": self.seen_content, "seen_collaborative": self.seen_collaborative}
         save_file(arrays, folder / JOINED_FILE, {"weights": json.dumps(self.weights)})
@@ -91,6 +92,7 @@ class AlignedEncoder:
 
     def save(self, folder: Path) -> None:
         """Write everything into the folder."""
+        (folder / CONTENT_FILE).unlink(missing_ok=True)  # of an earlier fit: `load_encoder` goes by the files
         if self.attributes is not None:
             _save_content(self.attributes, folder)
         self.aligner.save(folder / ALIGNER)
