@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from deploy.data.amazon import CONTENT, ITEMS, LEVEL_SEPARATOR
+from deploy.data.amazon import CONTENT, ITEMS, LEVEL_SEPARATOR, Listed
 from deploy.data.tables import read_json_lines, require_files
 
 
@@ -28,5 +28,5 @@ def read_categories(data: Path) -> list[str]:
         ValueError: the folder is not Amazon's (names what is missing), or a line is damaged.
     """
     require_files(data, "an Amazon reviews", (ITEMS,))
-    lines = sorted(read_json_lines(data / ITEMS), key=lambda line: int(line["item"]))
-    return [LEVEL_SEPARATOR.join((line.get("categories") or [[]])[-1]) for line in lines]
+    lines = sorted(read_json_lines(data / ITEMS, Listed), key=lambda line: line.item)
+    return [LEVEL_SEPARATOR.join(line.path) for line in lines]

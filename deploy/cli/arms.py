@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy.cli.console import say
+from deploy.cli.console import check_file, say
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +40,7 @@ def arms(
     settings, endpoints = run.settings, read_json(run.endpoints)
     if not endpoints:
         raise ValueError(f"{run_folder} is not a started run: endpoints.json is missing")
+    check_file("--json", json_file)
     if simulate:
         send_traffic(run, simulate, sessions, say)
     stream = settings.stream

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import benchmarks
-from deploy.cli.console import say
+from deploy.cli.console import check_file, say
 from deploy.local.plots import save_plots
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ def bench(
         return
     if name not in known:
         raise ValueError(f"benchmark {name!r} does not exist; benchmarks: {', '.join(known) or 'none'}")
-    if json_file is not None:  # told now rather than after minutes of measuring
-        if json_file.is_dir():
-            raise ValueError(f"--json must be a file, got the folder {json_file}")
-        json_file.parent.mkdir(parents=True, exist_ok=True)
+    check_file("--json", json_file)
     module = importlib.import_module(f"{benchmarks.__name__}.{name.replace('-', '_')}")
     run: Run = module.run
     result = run(data, say, **({"cache": cache} if "cache" in inspect.signature(run).parameters else {}))

@@ -56,6 +56,19 @@ Kafka = Annotated[
 USAGE = 2
 
 
+def check_file(option: str, file: Path | None) -> None:
+    """What comes at the end of long work can be written there, in a folder that is made if need be.
+
+    Raises:
+        ValueError: a folder has that name. OSError: its folder cannot be made.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise ValueError(f"{option} must be a file, got the folder {file}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+
 def say(line: str) -> None:
     """One line of progress."""
     sys.stderr.write(line + "\n")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.console import say
+from deploy.cli.console import check_file, say
 
 PROGRESS_S = 10.0
 
@@ -57,8 +57,7 @@ def evaluate(
 
     run = RunFolder.open(run_folder)
     asked = {"--k": _numbers("--k", cuts), "--widths": _numbers("--widths", widths)}
-    if json_file is not None and json_file.is_dir():  # told now rather than after minutes of measuring
-        raise ValueError(f"--json must be a file, got the folder {json_file}")
+    check_file("--json", json_file)
     from deploy.local.evaluating import Options, evaluate_run
     from deploy.local.prepare import paced
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy import experiments
 from deploy.cli.bench import claims, figures_table
-from deploy.cli.console import say
+from deploy.cli.console import check_file, say
 from deploy.local.plots import save_plots
 
 
@@ -42,10 +42,7 @@ def experiment(
         return
     if name not in known:
         raise ValueError(f"experiment {name!r} does not exist; experiments: {', '.join(known)}")
-    if json_file is not None:
-        if json_file.is_dir():
-            raise ValueError(f"--json must be a file, got the folder {json_file}")
-        json_file.parent.mkdir(parents=True, exist_ok=True)
+    check_file("--json", json_file)
     module = importlib.import_module(f"{experiments.__name__}.{name}")
     result = module.run(cache, say, **({"data": data} if "data" in inspect.signature(module.run).parameters else {}))
     if json_file is not None:

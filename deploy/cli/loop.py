@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from common.settings import load_settings
-from deploy.cli.console import Data, Kafka, Overrides, Profile, RunFolderOption, say
+from deploy.cli.console import Data, Kafka, Overrides, Profile, RunFolderOption, check_file, say
 
 REPLAYED_VARIABLE = "ONEREC_REPLAYED"
 
@@ -56,6 +56,7 @@ def up(
     redis = settings.redis.url.get_secret_value()
     if redis:
         check_redis(redis)
+    check_file("--report", report_file)
     from deploy.local.up import run_loop
 
     raise typer.Exit(run_loop(source, settings, run_folder, report_file, speed))
@@ -124,4 +125,6 @@ def report(run_folder: RunFolderOption, report_file: ReportFile = None) -> None:
     from deploy.local.run_folder import RunFolder
     from deploy.local.up import finish
 
-    finish(RunFolder.open(run_folder), report_file)
+    run = RunFolder.open(run_folder)
+    check_file("--report", report_file)
+    finish(run, report_file)

@@ -146,7 +146,9 @@ class LetterWatch:
         if not endpoints:
             return
         try:
-            self._box = self._box or LetterBox(endpoints["kafka"], endpoints["prefix"], BROKER_S)
+            if self._box is None:
+                self._box = LetterBox(endpoints["kafka"], endpoints["prefix"], BROKER_S)
+                self._newest.clear()  # it reads the topic from its beginning
             self._newest.extend(self._box.take())
             self._count = self._box.count
             self.failing = False

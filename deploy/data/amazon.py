@@ -11,17 +11,34 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
 
 from common.content import Content
 from common.messages import Impression, Item, Label, Session, User
 from common.session_log import LogManifest, LogWriter
-from deploy.data.tables import Row, read_csv, read_json_lines, require_files
+from deploy.data.tables import Row, read_csv, read_json_lines, require_files, told_at
 
 INTERACTIONS, ITEMS, CONTENT = "interactions.csv.gz", "items.jsonl.gz", "minilm_l6_v2_f16.npy"
 LEVEL_SEPARATOR = " > "
+
+
+class Listed(BaseModel):
+    """A line of the catalogue."""
+
+    item: Annotated[int, Field(ge=1)]
+    title: str | None = None
+    categories: list[list[str]] | None = None
+    """Category paths."""
+    attributes: list[str] | None = None
+
+    @property
+    def path(self) -> list[str]:
+        """The last category path; empty where there is none."""
+        return (self.categories or [[]])[-1]
 
 
 def import_amazon(folder: Path, out: Path, on_progress: Callable[[str], None] = lambda _: None) -> LogManifest:
@@ -33,7 +50,7 @@ def import_amazon(folder: Path, out: Path, on_progress: Callable[[str], None] = 
     require_files(folder, "an Amazon reviews", (INTERACTIONS, ITEMS, CONTENT))
     on_progress(f"reading {folder}")
     items, content_rows = _items(folder / ITEMS)
-    vectors = np.load(folder / CONTENT, allow_pickle=False)
+    vectors = _vectors(folder / CONTENT)
     if vectors.ndim != 2 or len(vectors) <= max(content_rows):
         raise ValueError(
             f"{folder / CONTENT} must have a row for every item up to {max(content_rows) + 1}, got {vectors.shape}"
@@ -48,17 +65,17 @@ def import_amazon(folder: Path, out: Path, on_progress: Callable[[str], None] = 
 
 def _items(path: Path) -> tuple[list[Item], list[int]]:
     """The catalogue by item id, and each item's row of the vectors (item k has row k - 1)."""
-    lines = sorted(read_json_lines(path), key=lambda line: int(line["item"]))
-    if not lines or int(lines[0]["item"]) < 1:
-        raise ValueError(f"{path}: items must be numbered from 1, got {lines[0]['item'] if lines else 'none'}")
+    lines = sorted(read_json_lines(path, Listed), key=lambda line: line.item)
+    if not lines:
+        raise ValueError(f"{path} holds no items")
     brands = _codes({_brand(line) for line in lines} - {""})
     levels = _codes({level for line in lines for level in _levels(line)})
     items = [
         Item(
-            item_id=int(line["item"]),
+            item_id=line.item,
             author_id=brands.get(_brand(line), 0),
             tags=[levels[level] for level in _levels(line)],
-            title=line.get("title") or "",
+            title=line.title or "",
             category=_levels(line)[-1] if _levels(line) else "",
         )
         for line in lines
@@ -71,17 +88,23 @@ def _codes(names: set[str]) -> dict[str, int]:
     return {name: code for code, name in enumerate(sorted(names), 1)}
 
 
-def _levels(line: dict[str, Any]) -> list[str]:
+def _levels(line: Listed) -> list[str]:
     """The last category path's prefixes: "Beauty", "Beauty > Makeup", … (equal words on other paths stay apart)."""
-    path: list[str] = (line.get("categories") or [[]])[-1]
-    return [LEVEL_SEPARATOR.join(path[: depth + 1]) for depth in range(len(path))]
+    return [LEVEL_SEPARATOR.join(line.path[: depth + 1]) for depth in range(len(line.path))]
 
 
-def _brand(line: dict[str, Any]) -> str:
+def _brand(line: Listed) -> str:
     """The first attribute, unless it is already a category word: then the brand is unknown ("")."""
-    attributes: list[str] = line.get("attributes") or []
-    words = {word for path in line.get("categories") or [] for word in path}
-    return attributes[0] if attributes and attributes[0] not in words else ""
+    words = {word for path in line.categories or [] for word in path}
+    return next((brand for brand in (line.attributes or [])[:1] if brand not in words), "")
+
+
+def _vectors(path: Path) -> npt.NDArray[Any]:
+    try:
+        vectors: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return vectors
 
 
 def _sessions(path: Path) -> list[Session]:
@@ -103,5 +126,7 @@ def _user_sessions(user: int, rows: list[Row], middle_s: int) -> Iterator[Sessio
     for row in rows:
         day_s = row.number("timestamp") if row["timestamp"] else middle_s + row.number("rel_time_s")
         latest = max(latest + 1, day_s * 1000 + row.number("pos"))
-        impression = Impression(item_id=row.number("item"), time_ms=latest, labels=Label.CLICK)
-        yield Session(session_id=f"{user}-{row.number('pos')}", user_id=user, time_ms=latest, impressions=[impression])
+        with told_at(row.where):
+            shown = [Impression(item_id=row.number("item"), time_ms=latest, labels=Label.CLICK)]
+            one = Session(session_id=f"{user}-{row.number('pos')}", user_id=user, time_ms=latest, impressions=shown)
+        yield one

@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from common.messages import Events, Impression, Item, Label, Session, User
 from common.session_log import DAY_MS, LogManifest, LogWriter
-from deploy.data.tables import Row, read_csv, read_json_lines, require_files, whole_number
+from deploy.data.tables import Row, read_csv, read_json_lines, require_files, told_at, whole_number
 
 INTERACTIONS, HISTORY, USERS, ITEMS = "interactions.csv.gz", "history_before_0425.jsonl.gz", "users.csv.gz", "items.csv.gz"
 BEIJING_MS = 8 * 3_600_000
@@ -38,6 +40,15 @@ _LABELS = {
     "long_view": Label.LONG_VIEW,
 }
 _NEEDED = ("user_id", "video_id", "time_ms", "date", "hourmin", "play_time_ms", "duration_ms", *_LABELS)
+
+
+class _Watched(BaseModel):
+    """A line of the histories."""
+
+    user_id: int
+    watch: list[int]
+    like: list[int]
+    long_watch: list[int]
 
 
 def import_kuairand(folder: Path, out: Path, on_progress: Callable[[str], None] = lambda _: None) -> LogManifest:
@@ -62,8 +73,12 @@ def import_kuairand(folder: Path, out: Path, on_progress: Callable[[str], None] 
 
 
 def _items(path: Path) -> list[Item]:
-    items = [
-        Item(
+    return sorted(map(_item, read_csv(path, ("video_id",))), key=lambda item: item.item_id)
+
+
+def _item(row: Row) -> Item:
+    with told_at(row.where):
+        return Item(
             item_id=row.number("video_id"),
             author_id=row.number_or_zero("author_id"),
             tags=[int(tag) for tag in row.get("tag", "").split(",") if tag.strip().isdecimal()],
@@ -72,9 +87,6 @@ def _items(path: Path) -> list[Item]:
             publish_ms=_date_ms(row, "upload_dt", "%Y-%m-%d") if row.get("upload_dt") else 0,
             category=row.get("video_type", ""),
         )
-        for row in read_csv(path, ("video_id",))
-    ]
-    return sorted(items, key=lambda item: item.item_id)
 
 
 def _date_ms(row: Row, column: str, form: str) -> int:
@@ -101,14 +113,15 @@ def _sessions(path: Path) -> list[Session]:
 
 
 def _impression(row: Row) -> Impression:
-    return Impression(
-        item_id=row.number("video_id"),
-        time_ms=row.number("time_ms"),
-        play_ms=min(row.number_or_zero("play_time_ms"), MAX_DURATION_MS),
-        duration_ms=min(row.number_or_zero("duration_ms"), MAX_DURATION_MS),
-        labels=sum(int(label) for column, label in _LABELS.items() if row.number_or_zero(column)),
-        tab=row.number_or_zero("tab"),
-    )
+    with told_at(row.where):
+        return Impression(
+            item_id=row.number("video_id"),
+            time_ms=row.number("time_ms"),
+            play_ms=min(row.number_or_zero("play_time_ms"), MAX_DURATION_MS),
+            duration_ms=min(row.number_or_zero("duration_ms"), MAX_DURATION_MS),
+            labels=sum(int(label) for column, label in _LABELS.items() if row.number_or_zero(column)),
+            tab=row.number_or_zero("tab"),
+        )
 
 
 def _window_sessions(start: int, user: int, rows: list[Impression]) -> Iterator[Session]:
@@ -140,13 +153,8 @@ def _code(text: str) -> int:
 
 
 def _histories(path: Path, durations: dict[int, int]) -> dict[int, Events]:
-    histories: dict[int, Events] = {}
-    for line in read_json_lines(path):
-        missing = {"user_id", "watch", "like", "long_watch"} - line.keys()
-        if missing:
-            raise ValueError(f"{path}: an entry lacks {', '.join(sorted(missing))}: {str(line)[:80]}")
-        histories[int(line["user_id"])] = _history(line["watch"], line["like"], line["long_watch"], durations)
-    return histories
+    lines = read_json_lines(path, _Watched)
+    return {line.user_id: _history(line.watch, line.like, line.long_watch, durations) for line in lines}
 
 
 def _history(watch: list[int], like: list[int], long_watch: list[int], durations: dict[int, int]) -> Events:

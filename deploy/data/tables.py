@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 def require_files(folder: Path, kind: str, names: tuple[str, ...]) -> None:
@@ -54,11 +57,23 @@ def whole_number(text: str) -> int | None:
     return int(whole) if point and whole.isdecimal() and fraction.strip("0") == "" else None
 
 
+@contextmanager
+def told_at(where: str) -> Iterator[None]:
+    """What does not validate within becomes a ValueError in one line that names the place and the field."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {field}: {first['msg']}" if field else f"{where}: {first['msg']}") from None
+
+
 def read_csv(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
     """Rows of a ``.csv.gz`` file whose header has (at least) the required columns.
 
     Raises:
-        ValueError: a column is missing or the file is damaged.
+        ValueError: a column is missing, a row has more or fewer cells than the header (names file and line), or the file is
+            damaged.
     """
     with _opened(path) as lines:
         reader = csv.DictReader(lines)
@@ -66,23 +81,22 @@ def read_csv(path: Path, required: tuple[str, ...]) -> Iterator[Row]:
         if missing:
             raise ValueError(f"{path}: missing column {', '.join(missing)}")
         for values in reader:
-            yield Row(values, f"{path} line {reader.line_num}")
+            where = f"{path} line {reader.line_num}"
+            if None in values or None in values.values():  # the reader's marks of cells too many and too few
+                raise ValueError(f"{where}: has more or fewer cells than the header's {len(reader.fieldnames or [])}")
+            yield Row(values, where)
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a ``.jsonl.gz`` file.
+def read_json_lines(path: Path, form: type[Form]) -> Iterator[Form]:
+    """Objects of a ``.jsonl.gz`` file, each of this form.
 
     Raises:
-        ValueError: a line is not a JSON object, or the file is damaged.
+        ValueError: a line is no such object (names file, line and field), or the file is damaged.
     """
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number}: {error}") from None
-            if not isinstance(value, dict):
-                raise ValueError(f"{path} line {number}: expected a JSON object, got {line[:50]!r}")
+            with told_at(f"{path} line {number}"):
+                value = form.model_validate_json(line)
             yield value
 
 
@@ -92,5 +106,5 @@ def _opened(path: Path) -> Iterator[TextIO]:
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
             yield lines
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -38,7 +38,7 @@ LEGALITY = Panel(
     "Legality of groups",
     "percentunit",
     {_mean("onerec_trainer_group_legal_ratio"): "legal candidates"},
-    "Share of the free search's candidates that are items. The bound of the alert is 90 %.",
+    "Share of the free search's candidates that are items. The alert fires at a tenth less than over the last day.",
 )
 REWARD = Panel("Mean reward of groups", "short", {_mean("onerec_trainer_group_reward_number"): "reward"})
 GROUPS = Panel(

@@ -67,7 +67,7 @@ def send_traffic(run: RunFolder, users: int, sessions: int, on_progress: Say) ->
     """Let this many simulated users have this many sessions each, and put them on the run's topic; how many there were.
 
     Raises:
-        ValueError: the run was not simulated, or its endpoint does not run.
+        ValueError: the run was not simulated, or its endpoint does not run, or answers with no list.
         StreamError: the broker did not take the sessions.
     """
     settings, endpoints = run.settings, read_json(run.endpoints)
@@ -83,9 +83,14 @@ def send_traffic(run: RunFolder, users: int, sessions: int, on_progress: Say) ->
         httpx.Client(base_url=ready["url"], timeout=TIMEOUT_S, headers=access().caller_headers()) as client,
         ThreadPoolExecutor(AT_ONCE) as threads,
     ):
+        json = {"content-type": "application/json"}
 
         def ask(request: RecommendRequest) -> RecommendResponse:
-            reply = client.post("/v1/recommend", content=request.to_bytes(), headers={"content-type": "application/json"})
+            try:
+                reply = client.post("/v1/recommend", content=request.to_bytes(), headers=json)
+            except httpx.HTTPError as error:
+                told = str(error) or type(error).__name__
+                raise ValueError(f"the recommend endpoint at {ready['url']} did not answer: {told}") from None
             if reply.status_code != 200:
                 raise ValueError(f"{ready['url']} answered {reply.status_code}: {reply.text[:200]}")
             return RecommendResponse.model_validate_json(reply.content)

@@ -13,7 +13,11 @@ Line = dict[str, Any]
 
 
 class Tail:
-    """Reads the lines of a growing file, each once and only when it is whole."""
+    """Reads the lines of a growing file, each once and only when it is whole.
+
+    A writer that was killed, or whose disk was full, may leave a part of a line, which the next one's first line follows:
+    what is no JSON is left out.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +33,11 @@ class Tail:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                yield json.loads(line)
+                try:
+                    whole = json.loads(line)
+                except ValueError:
+                    continue
+                yield whole
 
 
 class RunStatistics:

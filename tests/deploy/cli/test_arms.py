@@ -43,5 +43,6 @@ def test_mistakes_are_told(tmp_path: Path, kafka: str) -> None:
     is_told(tmp_path, "arms", "nowhere", about="nowhere is not a run folder")
     run = started(tmp_path / "run", kafka)
     is_told(tmp_path, "arms", str(run.path), "--simulate", "1", about="has no recommend endpoint that runs")
+    is_told(tmp_path, "arms", str(run.path), "--json", str(tmp_path), about="--json must be a file, got the folder")
     run.endpoints.unlink()
     is_told(tmp_path, "arms", str(run.path), about="is not a started run: endpoints.json is missing")

@@ -60,6 +60,21 @@ def test_a_folder_that_is_no_data(tmp_path: Path) -> None:
     is_told(tmp_path, "replay", "empty", "--kafka", "localhost:1", about="is not a session log folder")
 
 
+def test_a_folder_where_the_report_goes(tmp_path: Path) -> None:
+    """Told before the loop runs, not after."""
+    is_told(tmp_path, "up", "--profile", "test", "--report", str(tmp_path), about="--report must be a file, got the folder")
+    (tmp_path / "file").touch()
+    is_told(tmp_path, "up", "--profile", "test", "--report", "file/report.json", about="File exists: 'file'")
+
+
+def test_a_place_for_a_log_that_is_taken(tmp_path: Path) -> None:
+    """Told before the log is made, not after."""
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "log.json").touch()
+    for command in (["simulate", "--profile", "test"], ["import", "kuairand", "raw"], ["import", "amazon", "raw"]):
+        is_told(tmp_path, *command, "--out", "taken", about="taken exists already: choose another --out")
+
+
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     for command in ("train", "rollout", "reward", "report"):
         is_told(tmp_path, command, "--run-folder", "absent", about="absent is not a run folder")

@@ -6,15 +6,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from common.messages import SCHEMA_VERSION, DeadLetter
 from common.stream import Producer, create_topics, topic_name
+from deploy.dashboard import watch
 from deploy.dashboard.parts import alive
-from deploy.dashboard.watch import Watch, stage_of
+from deploy.dashboard.state import Letters
+from deploy.dashboard.watch import LetterWatch, Watch, stage_of
 from deploy.local.embedded import start_kafka
+from deploy.local.letters import read_dead_letters
 from deploy.local.phase import note_end, note_phase, read_phase
 from deploy.local.processes import free_port
 from deploy.local.run_folder import RunFolder, write_json
@@ -151,21 +155,53 @@ def test_bounds_that_are_broken_are_wrong(streaming: RunFolder) -> None:
         assert told in wrong
 
 
-def test_dead_letters_are_read_from_their_topic_once_each(streaming: RunFolder, kafka: str) -> None:
+def put_letters(run: RunFolder, kafka: str, offsets: Iterable[int]) -> str:
+    """Dead letters on the run's topic; the topics' prefix."""
     prefix = f"letters-{free_port()}"
     create_topics(kafka, prefix, 2, 15.0)
-    write_json(streaming.endpoints, {"run": "r", "kafka": kafka, "prefix": prefix, "reward": "http://127.0.0.1:9"})
+    write_json(run.endpoints, {"run": "r", "kafka": kafka, "prefix": prefix, "reward": "http://127.0.0.1:9"})
     letter = {"topic": f"{prefix}.sessions", "partition": 0, "length": 3, "xxh128": "0" * 32, "head_base64": "YWJj"}
     producer = Producer(kafka, 15.0)
-    for offset in (4, 5, 4):
+    for offset in offsets:
         body = DeadLetter(schema_version=SCHEMA_VERSION, offset=offset, reason=f"bad {offset}", **letter)  # type: ignore[arg-type]
         producer.send(topic_name(prefix, "dead-letters"), body.to_bytes(), 0, key=f"0/{offset}".encode())
     producer.close()
+    return prefix
+
+
+def reasons(letters: Letters) -> list[str]:
+    return [letter["reason"] for letter in letters.newest]
+
+
+def test_dead_letters_are_read_from_their_topic_once_each(streaming: RunFolder, kafka: str) -> None:
+    put_letters(streaming, kafka, (4, 5, 4))
     with Watch(streaming) as watch:
         state = watch.look()
     assert state.letters.count == 2
-    assert [letter["reason"] for letter in state.letters.newest] == ["bad 4", "bad 5"]
+    assert reasons(state.letters) == ["bad 4", "bad 5"]
     assert {part.name: part.state for part in state.parts}["kafka"] == "ready"
+
+
+def test_letters_are_shown_once_when_their_topic_is_read_anew(
+    streaming: RunFolder, kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a broker that did not answer."""
+    monkeypatch.setattr(watch, "LETTERS_EVERY_S", 0.0)
+    put_letters(streaming, kafka, (4, 5))
+    letters = LetterWatch(streaming)
+    letters.look(True, None)
+    letters.close()
+    again = letters.look(True, None)
+    letters.close()
+    assert (again.count, reasons(again)) == (2, ["bad 4", "bad 5"])
+
+
+def test_of_many_letters_the_newest_are_kept_for_after_the_run(streaming: RunFolder, kafka: str) -> None:
+    prefix = put_letters(streaming, kafka, range(130))
+    write_json(streaming.path / "dead_letters.json", read_dead_letters(kafka, prefix, 15.0))
+    with Watch(streaming) as one:
+        state = one.look()
+    assert (state.letters.count, reasons(state.letters)[-2:]) == (130, ["bad 128", "bad 129"])
 
 
 def test_a_broker_that_hangs_is_silent_although_it_accepts_connections(streaming: RunFolder, tmp_path: Path) -> None:

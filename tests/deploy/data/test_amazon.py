@@ -88,6 +88,29 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         import_amazon(raw, tmp_path / "log", lambda _: None)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"title": "x"}, "item: Field required"),
+        ({"item": 0}, "item: Input should be greater than or equal to 1"),
+        ({"item": 4, "categories": "Beauty"}, "categories: Input should be a valid array"),
+        ({"item": 4, "categories": ["Beauty"]}, "categories.0: Input should be a valid array"),
+    ],
+)
+def test_an_item_that_is_none_is_named_by_file_and_line(line: dict[str, Any], told: str, tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw")
+    write_json_lines(raw / "items.jsonl.gz", [*ITEMS, line])
+    with pytest.raises(ValueError, match=rf"items\.jsonl\.gz line 4: {told}"):
+        import_amazon(raw, tmp_path / "log", lambda _: None)
+
+
+def test_vectors_that_are_damaged_are_named(tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw")
+    (raw / "minilm_l6_v2_f16.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"minilm_l6_v2_f16\.npy is damaged: No data left in file"):
+        import_amazon(raw, tmp_path / "log", lambda _: None)
+
+
 @pytest.mark.slow
 def test_the_public_log_has_its_published_counts(tmp_path: Path) -> None:
     manifest = import_amazon(shared_data("amazon_beauty"), tmp_path / "log", lambda _: None)

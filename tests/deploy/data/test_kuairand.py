@@ -145,6 +145,50 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
+def history(**changes: object) -> dict[str, object]:
+    return {"user_id": 6, "watch": [1], "like": [], "long_watch": []} | changes
+
+
+@pytest.mark.parametrize(
+    ("file", "header", "rows", "told"),
+    [
+        ("items", ITEMS, ["2,70,NORMAL"], "line 2: has more or fewer cells than the header's 11"),
+        ("users", USERS, ["8,a,1,b,1,2.0", "9,a,1,b,1,2.0,7"], "line 3: has more or fewer cells than the header's 6"),
+        ("interactions", INTERACTIONS, [ROWS[0][:20]], "line 2: has more or fewer cells than the header's 19"),
+        (
+            "interactions",
+            INTERACTIONS,
+            [ROWS[0].replace(",700,1,", ",700,300,")],
+            "line 2: tab: Input should be less",
+        ),
+        ("items", ITEMS, ['2,70,"NORMAL', *["," * 10] * 20_000], "is damaged: field larger than field limit"),
+    ],
+)
+def test_a_row_that_is_none_is_named_by_file_and_line(
+    file: str, header: str, rows: list[str], told: str, tmp_path: Path
+) -> None:
+    raw = folder(tmp_path / "raw")
+    write_csv(raw / f"{file}.csv.gz", header, rows)
+    with pytest.raises(ValueError, match=rf"^{raw}/{file}\.csv\.gz {told}"):
+        import_kuairand(raw, tmp_path / "log", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (history(watch=None), "watch: Input should be a valid array"),
+        (history(user_id=None), "user_id: Input should be a valid integer"),
+        (history(like=[2, "x"]), "like.1: Input should be a valid integer"),
+        ({"user_id": 6, "watch": [], "like": []}, "long_watch: Field required"),
+    ],
+)
+def test_a_history_that_is_none_is_named_by_file_and_line(line: dict[str, object], told: str, tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw")
+    write_json_lines(raw / "history_before_0425.jsonl.gz", [history(), line])
+    with pytest.raises(ValueError, match=rf"history_before_0425\.jsonl\.gz line 2: {told}"):
+        import_kuairand(raw, tmp_path / "log", lambda _: None)
+
+
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     raw = folder(tmp_path / "raw")
     file = raw / "users.csv.gz"

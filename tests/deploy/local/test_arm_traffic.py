@@ -7,9 +7,11 @@ import pytest
 from common.messages import Recommendation, RecommendRequest, RecommendResponse
 from common.session_log import SessionLog
 from common.settings import load_settings
+from common.stream import create_topics
 from deploy.data.simulator import simulate
 from deploy.local.arm_traffic import Traffic, send_traffic
-from deploy.local.run_folder import RunFolder
+from deploy.local.processes import free_port
+from deploy.local.run_folder import RunFolder, write_json
 
 SIZE = ["simulator.items=300", "simulator.users=60", "simulator.requests_per_user=20", "simulator.days=8"]
 
@@ -50,4 +52,16 @@ def test_the_same_seed_gives_the_same_answers_and_other_users_others(log: Sessio
 def test_without_an_endpoint_it_says_so(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", load_settings(overrides=SIZE), {})
     with pytest.raises(ValueError, match=r"no recommend endpoint that runs: start it with --set recommend\.on=true"):
+        send_traffic(run, 1, 1, lambda _: None)
+
+
+def test_an_endpoint_that_is_gone_is_told(tmp_path: Path, log: SessionLog, kafka: str) -> None:
+    """Its ready file outlives it."""
+    run, prefix = RunFolder.create(tmp_path / "run", load_settings(overrides=SIZE), {}), f"gone{free_port()}"
+    run.log.symlink_to(log.path)
+    create_topics(kafka, prefix, 2, 10.0)
+    write_json(run.endpoints, {"run": "r", "kafka": kafka, "prefix": prefix, "reward": "http://127.0.0.1:1"})
+    url = f"http://127.0.0.1:{free_port()}"
+    write_json(run.ready_file("recommend"), {"url": url})
+    with pytest.raises(ValueError, match=rf"^the recommend endpoint at {url} did not answer: .*Connection refused"):
         send_traffic(run, 1, 1, lambda _: None)
