@@ -89,20 +89,18 @@ def _pruned(
     policy: Policy, memory: Memory, codes: Tensor, cache: Cache, score: Tensor, width: int, level: int, legal: Legal | None
 ) -> tuple[Extensions, list[Cache]]:
     """The same from the best beams, and then from those of the others that may matter to any user."""
-    constrained, grown = legal is not None, list[Cache]()
-    best = [Best(width, policy.settings.codes, constrained=constrained) for _ in score]
+    grown = list[Cache]()
+    best = Best(len(score), width, policy.settings.codes, constrained=legal is not None, device=score.device)
     head, start, stop = partial(policy.head, level), 0, min(max(FIRST_GROUP, FIRST_GROUPS // len(score)), score.shape[1])
     while start < stop:
         part = slice(start, stop)
         known = [(keys[:, part], values[:, part]) for keys, values in cache]
         hidden, known = policy.step(memory, codes[:, part, -1] if codes.shape[-1] else None, known)
         grown.append(known)
-        for r, one in enumerate(best):
-            inside = None if legal is None else Legal(legal.trie, legal.depth, legal.nodes[r, part])
-            one.offer(head, hidden[r], score[r, part], start, inside)
-        bounds = score.new_tensor([one.bound for one in best]).unsqueeze(-1)
-        start, stop = stop, int((score > bounds).sum(1).max())
-    return Extensions.stack([one.result() for one in best]), grown
+        inside = None if legal is None else Legal(legal.trie, legal.depth, legal.nodes[:, part])
+        best.offer(head, hidden, score[:, part], start, inside)
+        start, stop = stop, int((score > best.bound.unsqueeze(1)).sum(1).max())
+    return best.result(), grown
 
 
 def side_by_side(groups: list[Cache]) -> Cache:

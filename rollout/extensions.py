@@ -1,7 +1,7 @@
 """The best extensions of beams by one code: by scoring all of them, or exactly the same ones by scoring few.
 
-Shape legend: R users, B beams, D width, V codes per level, W requested width, n rows of one user, C columns of them (all
-codes, or the children in a trie).
+Shape legend: R users, B beams, D width, V codes per level, W requested width, n rows (beams of any users, one user's after
+the other's), C columns of them (all codes, or the children in a trie).
 """
 
 from __future__ import annotations
@@ -44,19 +44,6 @@ class Extensions:
     node: Tensor | None
     """Of the trie, where there is one."""
 
-    @staticmethod
-    def stack(users: list[Extensions]) -> Extensions:
-        """Extensions (W_r,) of single users side by side; where a user has fewer the score is -inf."""
-        width = max(len(one.score) for one in users)
-
-        def joined(name: str, fill: float) -> Tensor:
-            rows = [getattr(one, name) for one in users]
-            return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=fill) for row in rows])
-
-        node = None if users[0].node is None else joined("node", 0)
-        minus = float("-inf")
-        return Extensions(joined("score", minus), joined("parent", 0), joined("code", 0), joined("log_prob", minus), node)
-
 
 @dataclass(frozen=True, slots=True)
 class Legal:
@@ -84,80 +71,97 @@ def all_extensions(logits: Tensor, score: Tensor, width: int, legal: Legal | Non
 
 
 class Best:
-    """The ``width`` best extensions of one user's beams, to which rows of beams are offered from the best on.
+    """The ``width`` best extensions of each user's beams, to which beams are offered from every user's best on.
 
-    A code adds a log-probability of at most 0. So as soon as ``width`` extensions are known, the worst of them bounds what
+    A code adds a log-probability of at most 0. So as soon as a user has ``width`` extensions, the worst of them bounds what
     can still enter: no beam that scores lower, and of the others' extensions only what beats it. All this is exact.
     """
 
-    def __init__(self, width: int, codes: int, *, constrained: bool = False) -> None:
+    def __init__(
+        self, users: int, width: int, codes: int, *, constrained: bool = False, device: torch.device | str = "cpu"
+    ) -> None:
         self.width = width
         self.block_rows = max(1, (LEGAL_BLOCK if constrained else BLOCK) // codes)
-        self.bound = float("-inf")
-        """Below it nothing enters."""
+        self.bound = torch.full((users,), -torch.inf, device=device)
+        """Below it (R,) nothing of a user's enters."""
         self.rows = 0
         """Beams that were scored."""
-        self._found: list[Extensions] = []
+        self._found: Extensions | None = None
 
     def offer(self, head: Head, hidden: Tensor, score: Tensor, first: int, legal: Legal | None = None) -> None:
-        """Beams ``first``, first + 1, …: decoder output (n, D) and scores (n,), best first; ``legal`` has nodes (n,)."""
-        for start in range(0, len(hidden), self.block_rows):
-            part = slice(start, min(start + self.block_rows, int((score > self.bound).sum())))
-            if part.stop <= start:
+        """Beams ``first``, first + 1, … of all users: decoder output (R, n, D) and scores (R, n), best first."""
+        block = max(1, self.block_rows // len(score))
+        for start in range(0, score.shape[1], block):
+            user, beam = (score[:, start : start + block] > self.bound.unsqueeze(1)).nonzero(as_tuple=True)
+            if not len(user):
                 return
-            inside = None if legal is None else Legal(legal.trie, legal.depth, legal.nodes[part])
-            self._block(head(hidden[part]).float(), score[part], first + start, inside)
+            beam += start
+            inside = None if legal is None else Legal(legal.trie, legal.depth, legal.nodes[user, beam])
+            self._block(head(hidden[user, beam]).float(), score[user, beam], user, beam + first, inside)
 
     def result(self) -> Extensions:
-        """What was found (W,), best first; fewer than ``width`` where there are no more."""
-        return self._found[0]
+        """What was found (R, W), best first; where a user has fewer the score is -inf."""
+        assert self._found is not None, "no beam was offered"
+        return self._found
 
-    def _block(self, logits: Tensor, score: Tensor, first: int, legal: Legal | None) -> None:
+    def _block(self, logits: Tensor, score: Tensor, user: Tensor, parent: Tensor, legal: Legal | None) -> None:
+        """Score rows (n, V)."""
         self.rows += len(logits)
         log_probs = torch.log_softmax(logits, -1, out=logits)  # in place: half the memory to read and write
         codes = nodes = None
         if legal is not None:
             codes, nodes, exists = legal.trie.children(legal.depth, legal.nodes)
-            log_probs = torch.where(exists, log_probs.gather(-1, codes), float("-inf"))
-        row, column = self._candidates(log_probs, score)
+            log_probs = torch.where(exists, log_probs.gather(-1, codes), -torch.inf)
+        row, column = self._candidates(log_probs, score, user)
         log_prob = log_probs[row, column]
         found = Extensions(
             score=score[row] + log_prob,
-            parent=row + first,
+            parent=parent[row],
             code=column if codes is None else codes[row, column],
             log_prob=log_prob,
             node=None if nodes is None else nodes[row, column],
         )
-        self._found.append(found)
-        self._cut()
+        self._keep(found, user[row])
 
-    def _candidates(self, log_probs: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    def _candidates(self, log_probs: Tensor, score: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and columns of all that may enter.
 
         Before there is a bound, the largest of every segment are extensions, too, of which the best few bound what enters.
         """
         peaks, bound = segment_peaks(log_probs), self.bound
-        if bound == float("-inf") and peaks.numel() >= self.width:
-            bound = float((score.unsqueeze(-1) + peaks).flatten().topk(self.width).values[-1])
-        return above(log_probs, peaks, bound - ROUNDING - score)
+        if bool(bound.isneginf().any()):
+            known = _by_user(score.unsqueeze(-1) + peaks, user, len(bound), -torch.inf).flatten(1)
+            if known.shape[1] >= self.width:
+                bound = bound.maximum(known.topk(self.width).values[:, -1])
+        return above(log_probs, peaks, bound[user] - ROUNDING - score)
 
-    def _cut(self) -> None:
-        """Keep the best, and raise the bound if there are enough of them."""
-        parts = self._found
-        score = torch.cat([part.score for part in parts])
-        best, order = score.topk(min(self.width, len(score)))
-        nodes = [part.node for part in parts if part.node is not None]
-        self._found = [
-            Extensions(
-                score=best,
-                parent=torch.cat([part.parent for part in parts])[order],
-                code=torch.cat([part.code for part in parts])[order],
-                log_prob=torch.cat([part.log_prob for part in parts])[order],
-                node=torch.cat(nodes)[order] if nodes else None,
-            )
-        ]
-        if len(best) == self.width:
-            self.bound = float(best[-1])
+    def _keep(self, new: Extensions, user: Tensor) -> None:
+        """Keep the best, and raise the bounds of users that have enough of them."""
+        users, parts = len(self.bound), [] if self._found is None else [self._found]
+
+        def joined(name: str, fill: float) -> Tensor:
+            return torch.cat([*(getattr(part, name) for part in parts), _by_user(getattr(new, name), user, users, fill)], 1)
+
+        score = joined("score", -torch.inf)
+        best, order = score.topk(min(self.width, score.shape[1]))
+        self._found = Extensions(
+            score=best,
+            parent=joined("parent", 0).gather(1, order),
+            code=joined("code", 0).gather(1, order),
+            log_prob=joined("log_prob", -torch.inf).gather(1, order),
+            node=None if new.node is None else joined("node", 0).gather(1, order),
+        )
+        if best.shape[1] == self.width:
+            self.bound = best[:, -1]
+
+
+def _by_user(rows: Tensor, user: Tensor, users: int, fill: float) -> Tensor:
+    """Rows (n, …), one user's after the other's, side by side: (R, largest number of one user's, …)."""
+    count = user.bincount(minlength=users)
+    place = torch.arange(len(user), device=user.device) - (count.cumsum(0) - count)[user]
+    out = rows.new_full((users, int(count.max()), *rows.shape[1:]), fill)
+    out[user, place] = rows
+    return out
 
 
 def segment_peaks(values: Tensor) -> Tensor:

@@ -20,44 +20,48 @@ from tests.factories import ARCHITECTURES, make_context, make_index
 
 @given(
     seed=st.integers(0, 2**31),
+    users=st.integers(1, 4),
     beams=st.integers(1, 30),
     codes=st.sampled_from([1, 6, 64, 96, 128]),
     width=st.integers(1, 50),
     spread=st.sampled_from([0.0, 0.3, 5.0]),
     group=st.integers(1, 12),
 )
-@example(seed=537923, beams=14, codes=128, width=23, spread=5.0, group=2)  # differs by 1.0013e-5
+@example(seed=537923, users=1, beams=14, codes=128, width=23, spread=5.0, group=2)  # differs by 1.0013e-5
 @settings(deadline=None)
 def test_offered_in_groups_the_best_are_those_of_all(
-    seed: int, beams: int, codes: int, width: int, spread: float, group: int
+    seed: int, users: int, beams: int, codes: int, width: int, spread: float, group: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     head = partial(functional.linear, weight=spread * torch.randn(codes, 8, generator=generator))
-    hidden = torch.randn(1, beams, 8, generator=generator)
-    score = -3 * torch.rand(1, beams, generator=generator).sort(descending=False).values
+    hidden = torch.randn(users, beams, 8, generator=generator)
+    score = -3 * torch.rand(users, beams, generator=generator).sort(descending=False).values
     expected = all_extensions(head(hidden), score, width)
-    best = Best(width, codes)
-    best.block_rows = 4
+    best = Best(users, width, codes)
+    best.block_rows = 4 * users
     for start in range(0, beams, group):
         part = slice(start, start + group)
-        best.offer(head, hidden[0, part], score[0, part], start)
+        best.offer(head, hidden[:, part], score[:, part], start)
     found = best.result()
     rounding = 1e-5 * max(1.0, spread)  # logits are as large as the weights, and so is their rounding
-    torch.testing.assert_close(found.score, expected.score[0], atol=rounding, rtol=0)
-    every = head(hidden[0]).log_softmax(-1)  # of equally good ones any may be found: each must be what it says it is
-    torch.testing.assert_close(found.log_prob, every[found.parent, found.code], atol=rounding, rtol=0)
-    torch.testing.assert_close(found.score, score[0, found.parent] + found.log_prob, atol=rounding, rtol=0)
-    assert len(set(zip(found.parent.tolist(), found.code.tolist(), strict=True))) == len(found.score)
+    torch.testing.assert_close(found.score, expected.score, atol=rounding, rtol=0)
+    every = head(hidden).log_softmax(-1)  # of equally good ones any may be found: each must be what it says it is
+    whose = torch.arange(users).unsqueeze(1)
+    torch.testing.assert_close(found.log_prob, every[whose, found.parent, found.code], atol=rounding, rtol=0)
+    torch.testing.assert_close(found.score, score[whose, found.parent] + found.log_prob, atol=rounding, rtol=0)
+    for parents, their_codes in zip(found.parent.tolist(), found.code.tolist(), strict=True):
+        assert len(set(zip(parents, their_codes, strict=True))) == found.score.shape[1]
 
 
 def test_beams_that_cannot_matter_are_not_scored() -> None:
-    """The first beam alone has four extensions of log-probability ln 1/4; the second begins below that."""
+    """The first beam alone has four extensions of log-probability ln 1/4; the second begins below that. Another user's
+    second beam, as good as the first, is scored all the same."""
     head = partial(functional.linear, weight=torch.zeros(4, 2))
-    best = Best(4, codes=4)
-    best.block_rows = 1
-    best.offer(head, torch.zeros(3, 2), torch.tensor([0.0, -1.5, -9.0]), 0)
-    assert best.rows == 1
-    assert best.result().parent.tolist() == [0, 0, 0, 0]
+    best = Best(2, 4, codes=4)
+    best.block_rows = 2
+    best.offer(head, torch.zeros(2, 3, 2), torch.tensor([[0.0, -1.5, -9.0], [0.0, 0.0, -9.0]]), 0)
+    assert best.rows == 3
+    assert best.result().parent[0].tolist() == [0, 0, 0, 0]
 
 
 @given(st.integers(0, 2**31), st.integers(1, 5), st.sampled_from([1, 7, 64, 130, 192]))
