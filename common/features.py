@@ -179,7 +179,7 @@ class Featurizer:
         leaves = self._leaves.of(known, events.time_ms, sizes)
         count = np.bincount(leaves.leaf_of, minlength=len(leaves.representative))
         mean = {
-            name: np.bincount(leaves.leaf_of, getattr(events, name), len(count)) / np.maximum(count, 1)
+            name: _known_mean(leaves.leaf_of, getattr(events, name), len(count))
             for name in ("time_ms", "play_ms", "duration_ms")
         }
         request_time = np.repeat([context.time_ms for context in contexts], leaves.sizes)
@@ -207,6 +207,12 @@ class Featurizer:
         wanted = (known >= 0) & (events.time_ms < np.repeat(begins, lengths))
         sizes = np.bincount(np.repeat(np.arange(len(contexts)), lengths)[wanted], minlength=len(contexts))
         return events.take(np.flatnonzero(wanted)), known[wanted], sizes
+
+
+def _known_mean(group: Array, values: Array, groups: int) -> Array:
+    """Each group's mean of the values that are known (0 is not): 0 where none is."""
+    known = np.bincount(group, values > 0, groups)
+    return np.asarray(np.bincount(group, values, groups) / np.maximum(known, 1))
 
 
 def _positives(events: UserEvents, length: int) -> UserEvents:

@@ -167,8 +167,9 @@ class RlSettings(Section):
     """Of DPO: how fast a pair that the policy already tells apart ceases to push."""
     eps: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Ratios beyond 1 ± this are clipped."""
-    delta: Annotated[float, Field(ge=0)] = 0.1
-    """ECPO: a negative advantage's ratio is bounded at 1 + eps + this before it is used."""
+    delta: Annotated[float, Field(ge=1e-3)] = 0.1
+    """ECPO: a negative advantage's ratio is bounded at 1 + eps + this before it is used. The bound must lie above 1 + eps by
+    more than rounding, so that positive ones beyond that are still clipped."""
     lambda_preference: Weight = 0.1
     """Weight of the preference term."""
     lambda_format: Weight = 0.1

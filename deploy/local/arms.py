@@ -30,6 +30,9 @@ LABELS = {
 MEASURES = ("play time, s", "videos", *LABELS)
 SAMPLES = 2000
 LEVEL = 95.0
+FEWEST = 20
+"""Users of an arm from which on there are intervals. Of two equal arms of two users each a third would look certain, of ten
+each a tenth, of one each all: resamples of few users differ too little."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -37,13 +40,14 @@ class Lift(BaseModel):
     """An arm's mean over the first one's, minus 1, in percent, with its interval."""
 
     percent: float
-    low: float
-    high: float
+    low: float | None
+    """None, like ``high``, where one of the two arms has fewer than `FEWEST` users."""
+    high: float | None
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        """Whether there is an interval, and it leaves out zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 class ArmFigures(BaseModel):
@@ -98,13 +102,13 @@ def resampled_means(values: Floats, rng: np.random.Generator) -> Floats:
 def lifts(first: Floats, first_drawn: Floats, own: Floats, own_drawn: Floats) -> dict[str, Lift]:
     """Each measure's lift; (U, M) per user and (samples, M) resampled."""
     found = {}
-    tail = (100 - LEVEL) / 2
+    tail, enough = (100 - LEVEL) / 2, min(len(first), len(own)) >= FEWEST
     for k, name in enumerate(MEASURES):
         base = first_drawn[:, k]
         if not base.min() > 0:
             continue
         ratios = 100 * (own_drawn[:, k] / base - 1)
-        low, high = np.percentile(ratios, (tail, 100 - tail)).tolist()
+        low, high = np.percentile(ratios, (tail, 100 - tail)).tolist() if enough else (None, None)
         found[name] = Lift(percent=float(100 * (own[:, k].mean() / first[:, k].mean() - 1)), low=low, high=high)
     return found
 
@@ -150,5 +154,7 @@ def arms_table(figures: list[ArmFigures]) -> Table:
 def _shown(lift: Lift | None) -> str:
     if lift is None:
         return "—"
-    text = f"{lift.percent:+.1f} % ({lift.low:+.1f} to {lift.high:+.1f})"
+    text = f"{lift.percent:+.1f} %"
+    if lift.low is not None:
+        text += f" ({lift.low:+.1f} to {lift.high:+.1f})"
     return f"[bold]{text}[/bold]" if lift.certain else text

@@ -93,6 +93,27 @@ def test_lifelong_sees_only_earlier_days_and_counts_every_event_once() -> None:
     assert torch.equal(alone.vid, with_today.vid)
 
 
+def test_a_leafs_means_are_of_what_is_known() -> None:
+    """KuaiRand's initial histories have neither times nor plays, and share leaves with the log's events."""
+    index, last = make_index(), make_events(1)
+    one = replace(last, item_id=np.array([101]), time_ms=last.time_ms - 86_400_000)
+    unknown = replace(one, **{name: np.array([0]) for name in ("time_ms", "play_ms", "duration_ms")})
+
+    def leaf(*events: UserEvents) -> EventFeatures:
+        context = Context(1, NOW_MS, events=UserEvents.concatenate(list(events)))
+        found = Featurizer(LIFELONG, index)([context]).lifelong
+        assert found is not None
+        assert found.mask.tolist() == [[True]]
+        return found
+
+    names = ("age", "hour", "weekday", "play", "duration")
+    alone, among = leaf(one), leaf(unknown, unknown, one)
+    assert among.leaf_size.item() == 3
+    assert [getattr(among, name).item() for name in names] == [getattr(alone, name).item() for name in names]
+    assert all(getattr(alone, name).item() > 0 for name in names)
+    assert not any(getattr(leaf(unknown, unknown), name).item() for name in names)
+
+
 def test_features_are_a_function_of_the_context_alone() -> None:
     featurize = Featurizer(LIFELONG, make_index())
     assert equal(featurize([make_context(30)]), featurize([make_context(30)]))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from common.settings import RlSettings
 from trainer.objectives import (
     Objective,
     dpo_loss,
@@ -166,6 +167,17 @@ def test_ecpo_is_grpo_up_to_its_bound(new: float, old: float, advantage: float) 
     given_, weight = torch.tensor([new]).double(), torch.tensor([advantage]).double()
     ours, plain = (loss_of(x, given_, torch.tensor([old]).double(), weight).item() for x in ("ecpo", "grpo"))
     assert ours == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("delta", [1e-3, DELTA])
+def test_positives_beyond_the_clip_do_not_push_in_fp32_whatever_delta(delta: float) -> None:
+    """With the bound at 1 + eps itself, rounding would decide: there nearly all of these push, with weight 1 + eps."""
+    assert RlSettings(delta=delta).delta == delta
+    with pytest.raises(ValueError, match="delta"):
+        RlSettings(delta=0.0)
+    log_prob = (-50 * torch.rand(4000, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    loss = ecpo_loss(log_prob, log_prob.detach() - 1, torch.ones(4000), EPS, delta)
+    assert not gradient(loss, log_prob).any()
 
 
 def test_dpo_prefers_the_winner_relative_to_the_reference() -> None:

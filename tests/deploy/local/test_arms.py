@@ -42,6 +42,8 @@ def test_a_user_counts_once_with_the_mean_of_their_sessions() -> None:
 def test_a_real_difference_is_certain_and_none_is_not() -> None:
     (_, longer) = compare(sessions({"a": 10_000, "b": 13_000}.__getitem__, 2000, 0), ["a", "b"])
     lift = longer.lifts["play time, s"]
+    assert lift.low is not None
+    assert lift.high is not None
     assert lift.low < 30 < lift.high
     assert lift.certain
     certain = [
@@ -50,18 +52,29 @@ def test_a_real_difference_is_certain_and_none_is_not() -> None:
     assert sum(certain) <= 4  # one in twenty by chance; more than four of twenty has a chance of 0.3 %
 
 
+@pytest.mark.parametrize("users", [1, 3, 10, 20, 40])
+def test_equal_arms_seldom_look_certain_however_few_users_they_have(users: int) -> None:
+    found = [compare(sessions(lambda _: 10_000, 2 * users, seed), ["a", "b"])[1] for seed in range(60)]
+    assert sum(one.lifts["play time, s"].certain for one in found) <= 9  # by chance more have 1 %, if one in fifteen is
+    assert all((one.lifts["play time, s"].low is None) == (users < 20) for one in found)
+
+
 def test_the_first_arm_must_have_sessions() -> None:
     with pytest.raises(ValueError, match="no session came back with the arm 'a'; arms with sessions: b"):
         compare([session(1, "b", 5)], ["a", "b"])
 
 
 def test_the_table_shows_lifts_and_what_has_none() -> None:
-    figures = compare([session(1, "a", 1000), session(2, "b", 1500)], ["a", "b"])
-    console = Console(width=120, record=True, file=StringIO())
-    console.print(arms_table(figures))
-    text = console.export_text()
-    assert "+50.0 % (+50.0 to +50.0)" in text
-    assert "b over a" in text
+    def table(users: int) -> str:
+        shown = [session(user, arm, 1000 if arm == "a" else 1500) for user in range(users) for arm in ("a", "b")]
+        console = Console(width=120, record=True, file=StringIO())
+        console.print(arms_table(compare(shown, ["a", "b"])))
+        return console.export_text()
+
+    assert "+50.0 % (+50.0 to +50.0)" in table(20)
+    assert "b over a" in table(20)
+    assert "+50.0 %" in table(19)
+    assert "to +50.0" not in table(19)
 
 
 def test_sessions_are_read_once_each(kafka: str) -> None:
