@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.context import Context, UserEvents
+from common.history import context_events
 from common.item_index import ItemIndex
 from common.messages import POSITIVE, Session
 from common.session_log import SessionLog
@@ -19,7 +20,8 @@ from rollout.evaluation.metrics import IntArray
 
 @dataclass(frozen=True, slots=True)
 class EvaluationUser:
-    """One test user; ``seen`` rows are not recommended again, ``targets`` are to be found, ``next_tokens`` were shown."""
+    """One test user, with as many past events as contexts carry anywhere; ``seen`` rows, of all past events, are not
+    recommended again, ``targets`` are to be found, ``next_tokens`` were shown."""
 
     context: Context
     seen: IntArray
@@ -64,8 +66,9 @@ def build_evaluation_set(
         history = histories.get(user_id, UserEvents.empty())
         if not (history.labels & positive).any():
             continue
-        context = Context(user_id, frozen_ms, sessions[0].impressions[0].tab, profiles.get(user_id, {}), history)
-        one = _evaluation_user(context, sessions, index, settings, positive)
+        newest = history.last(context_events(settings.policy))
+        context = Context(user_id, frozen_ms, sessions[0].impressions[0].tab, profiles.get(user_id, {}), newest)
+        one = _evaluation_user(context, history.item_id, sessions, index, settings, positive)
         if one is not None:
             users.append(one)
     if settings.evaluation.max_users and len(users) > settings.evaluation.max_users:
@@ -80,9 +83,9 @@ def _labelled(session: Session, bits: int) -> list[int]:
 
 
 def _evaluation_user(
-    context: Context, sessions: list[Session], index: ItemIndex, settings: Settings, positive: int
+    context: Context, past: IntArray, sessions: list[Session], index: ItemIndex, settings: Settings, positive: int
 ) -> EvaluationUser | None:
-    seen = np.unique(index.rows(context.events.item_id if settings.evaluation.mask_seen else np.empty(0, np.int64)))
+    seen = np.unique(index.rows(past if settings.evaluation.mask_seen else np.empty(0, np.int64)))
     seen = seen[seen >= 0]
     targets = np.unique(index.rows(np.array([i for s in sessions for i in _labelled(s, positive)], np.int64)))
     targets = np.setdiff1d(targets, seen)

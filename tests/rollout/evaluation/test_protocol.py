@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.context import DAY_MS
+from common.history import CONTEXT_EVENTS
 from common.messages import Events, Impression, Item, Label, Session, User
 from common.policy import build_policy
 from common.session_log import LogWriter, SessionLog
@@ -55,6 +56,19 @@ def test_the_protocol_freezes_histories_and_asks_for_unseen_clicks(log: SessionL
     assert index.item_ids[first.targets].tolist() == [104, 105, 106]  # 103 was seen
     assert first.context.time_ms == DAY0_MS + 2 * DAY_MS
     assert sorted(index.item_ids[data.recent].tolist()) == [102, 103]
+
+
+def test_contexts_carry_as_many_events_as_elsewhere_and_what_was_seen_before_stays_seen(tmp_path: Path) -> None:
+    early = [session(1, 0, [100 + k], hour=k) for k in range(3)]
+    late = [session(1, 1, [110 + k % 2] * 50, hour=k) for k in range(20)]
+    asked = session(1, 2, [100, 120])
+    writer = LogWriter(tmp_path / "log", "test", int(Label.CLICK), ["age"])
+    writer.write([Item(item_id=100 + k) for k in range(60)], [], [*early, *late, asked])
+    index = make_index()
+    (user,) = build_evaluation_set(SessionLog.open(tmp_path / "log"), index, SETTINGS, first_test_day=2, test_days=1).users
+    assert len(user.context.events) == CONTEXT_EVENTS == 1000
+    assert user.context.events.item_id[0] == 110
+    assert index.item_ids[user.targets].tolist() == [120]  # 100 was seen, longer ago
 
 
 def test_policy_and_baselines_rank_unseen_items_only(log: SessionLog) -> None:
