@@ -172,3 +172,16 @@ def test_a_model_that_is_to_stay_as_it_is_stays(folder: Path, kafka: str, prefix
     follow(folder, stop)
     assert (folder / "ready" / "learner.json").exists()
     assert sorted((folder / "reward").iterdir()) == before
+
+
+def test_what_a_killed_learner_left_goes_with_its_next_version(kafka: str, prefix: str, folder: Path) -> None:
+    """A version half written, and an old one of which it had removed the marker alone."""
+    models = folder / "reward"
+    for name in (".000007-killed", "000007"):
+        shutil.copytree(models / "000001", models / name)
+        (models / name / "COMMITTED").unlink()
+    send(kafka, prefix, renamed(MORE)[:USERS])
+    with closing(OnlineLearner(folder, kafka, prefix, settings())) as learner:
+        read_all(learner)
+        learner.publish()
+    assert sorted(path.name for path in models.iterdir() if path.is_dir()) == ["000001", "000008"]
