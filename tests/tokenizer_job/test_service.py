@@ -18,7 +18,7 @@ from common.context import DAY_MS
 from common.item_index import IndexFollower, ItemIndex, latest_index, read_note, versions
 from common.messages import DeadLetter, Item, ItemEvent, decode
 from common.settings import Settings
-from common.stream import LogReader, Producer, create_topics, topic_name
+from common.stream import LogReader, Producer, StreamError, create_topics, topic_name
 from tests.tokenizer_job.tiny_log import FIRST_ID, ITEMS, WIDTH, make_sessions, small, write_log
 from tokenizer_job.job import build_index
 from tokenizer_job.service import ItemFollower
@@ -126,3 +126,10 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path, folder: Path, kaf
     (folder / "tokenizer" / "card.json").unlink()
     with pytest.raises(ValueError, match="holds no tokenizer"):
         ItemFollower(folder, kafka, prefix, settings())
+
+
+def test_another_number_of_partitions_is_refused(folder: Path, kafka: str) -> None:
+    name = f"items{secrets.token_hex(4)}"
+    create_topics(kafka, name, 2, TIMEOUT_S)
+    with pytest.raises(StreamError, match=f"topic {name}.sessions has 2 partitions instead of 1"):
+        ItemFollower(folder, kafka, name, settings())
