@@ -109,19 +109,23 @@ def load_artefact(folder: Path, number: int | None = None) -> Artefact:
     if not known or number not in {None, *known}:
         raise ValueError(f"{folder} holds no committed preference model" + (f" {number:06d}" if number else ""))
     path = folder / f"{number or known[-1]:06d}"
-    marker = json.loads((path / MARKER).read_bytes())
-    card = Card.model_validate_json(_read(path / CARD, marker))
+    card = Card.model_validate_json(_read(path / CARD))
     model = PreferenceModel(card.shape)
-    model.load_state_dict(load(_read(path / WEIGHTS, marker)))
-    return Artefact(model.eval(), card, load(_read(path / OPTIMIZER, marker)))
+    model.load_state_dict(load(_read(path / WEIGHTS)))
+    return Artefact(model.eval(), card, load(_read(path / OPTIMIZER)))
 
 
 def prune_artefacts(folder: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` committed models; one that is being read stays readable to its reader."""
+    """Remove all but the newest ``keep`` committed models; one that is being read stays readable to its reader.
+
+    What a writer that was killed left goes, too: only one may write here at a time.
+    """
     for number in committed(folder)[:-keep]:
-        path = folder / f"{number:06d}"
-        (path / MARKER).unlink()  # from here on it is no model, whenever the rest goes
-        shutil.rmtree(path)
+        (folder / f"{number:06d}" / MARKER).unlink()  # from here on it is no model, whenever the rest goes
+    kept = {f"{number:06d}" for number in committed(folder)}
+    for path in folder.iterdir():
+        if re.fullmatch(r"\d{6}|\.\d{6}-\w+", path.name) and path.name not in kept:
+            shutil.rmtree(path)
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -135,10 +139,15 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _read(path: Path, marker: dict[str, Any]) -> bytes:
+def _read(path: Path) -> bytes:
+    marker = path.with_name(MARKER)
+    try:
+        expected = json.loads(marker.read_bytes())[path.name]["xxh3_128"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"model file {marker} is damaged: {error!r}") from None
     if not path.is_file():
         raise ValueError(f"model file {path} is missing")
     data = path.read_bytes()
-    if xxhash.xxh3_128_hexdigest(data) != marker[path.name]["xxh3_128"]:
+    if xxhash.xxh3_128_hexdigest(data) != expected:
         raise ValueError(f"model file {path} is torn or corrupt: its checksum differs from the {MARKER} marker's")
     return data

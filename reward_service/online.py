@@ -34,7 +34,7 @@ from common.probes import PULSE
 from common.session_log import SessionLog
 from common.sessions import PlacedSession, absorb, load_initial_histories
 from common.settings import Settings, load_settings
-from common.stream import TOPICS, LogReader, Record, StreamError, topic_name
+from common.stream import TOPICS, LogReader, Record, StreamError, check_topics, topic_name
 from common.worker import run_worker, say_ready
 from reward_service.artefact import load_artefact, prune_artefacts, save_artefact
 from reward_service.exposures import Exposures
@@ -59,8 +59,9 @@ class OnlineLearner:
 
         Raises:
             ValueError: there is no model, no item index, or they do not belong together.
-            StreamError: the topic is missing, or no longer has the positions.
+            StreamError: a topic is missing or has another number of partitions, or the log no longer has the positions.
         """
+        check_topics(kafka, prefix, settings.stream.partitions, settings.stream.timeout_s)
         self.models, self.settings = folder / "reward", settings
         artefact = load_artefact(self.models)
         self.card = artefact.card

@@ -30,6 +30,8 @@ FIRST_VERSION_S = 120.0
 """How long a starting worker waits for the trainer's first parameter version."""
 SCORING_SHARE = 0.8
 """Share of ``rollout.timeout_s`` after which a batch's scores are given up, so that the group says so itself."""
+PAUSE = 4.0
+"""After a look at the parameter channel that failed batches go on without one, for so many times what it took."""
 log = logging.getLogger(__name__)
 
 
@@ -74,6 +76,7 @@ class RolloutWorker:
         self._rewards = RewardClient(endpoints.reward)
         redis = self.settings.redis
         self._told: Counter[str] = Counter()
+        self._look_at = 0.0
         self._follower = Follower(redis.url.get_secret_value(), self.run, name, redis.timeout_s, folder)
         self._await_first_version(first_version_s)
         prefer_latency()
@@ -83,12 +86,14 @@ class RolloutWorker:
         return self.version
 
     def handle(self, requests: list[RolloutRequest]) -> Answer:
-        """Swap to the newest parameters and item index, generate for all requests, score each.
+        """Swap to the newest parameters (unless their channel has just failed) and item index, generate for all requests,
+        score each.
 
         A request whose reward or index version could not be had gets a group that carries the failure and nothing else.
         """
         deadline = time.monotonic() + SCORING_SHARE * self.settings.rollout.timeout_s
-        self._swap()
+        if time.monotonic() >= self._look_at:
+            self._swap()
         self._indexes.poll()
         started = time.perf_counter()
         candidates = self._generate(requests)
@@ -127,6 +132,7 @@ class RolloutWorker:
 
     def _swap(self) -> bool:
         """Take the newest version if there is one; whether a version is held. An unreachable channel changes nothing."""
+        began = time.monotonic()
         try:
             newer = self._follower.fetch_newer(self.version)
             if newer is not None:
@@ -137,6 +143,8 @@ class RolloutWorker:
                 self._follower.acknowledge(version)
         except ChannelError as error:
             log.warning("%s stays at version %d: %s", self.name, self.version, error)
+            now = time.monotonic()
+            self._look_at = now + PAUSE * (now - began)  # one that hangs must not take every batch's time
         return self.version >= 0
 
     def _newly_refused(self) -> dict[str, int]:

@@ -67,8 +67,11 @@ class OnlineTokenizer:
             return "removed" if indexed or dropped else "known"
         if (indexed and item_id not in self._removed) or item_id in self._new:
             return "known"
-        if not self._vectors([event]).any():
+        vector = self._vectors([event])
+        if not vector.any():
             raise ValueError(f"item {item_id}: neither its content nor its author, tags or music are known to the tokenizer")
+        if not np.isfinite(vector).all():  # no index takes it, so that no snapshot would be made with it, nor any later one
+            raise ValueError(f"item {item_id}: its content is too large to be encoded")
         self._new[item_id] = event
         return "new"
 

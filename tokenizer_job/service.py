@@ -29,7 +29,7 @@ from common.metrics import (
 from common.probes import PULSE
 from common.session_log import DAY_MS
 from common.settings import Settings
-from common.stream import TOPICS, LogReader, Producer, Record, dead_letter, dead_letter_key, topic_name
+from common.stream import TOPICS, LogReader, Producer, Record, check_topics, dead_letter, dead_letter_key, topic_name
 from tokenizer_job.drift import Drift
 from tokenizer_job.online import OnlineTokenizer
 from tokenizer_job.tokenizer import Tokenizer
@@ -49,8 +49,9 @@ class ItemFollower:
 
         Raises:
             ValueError: there is no tokenizer or no snapshot, or they do not belong together.
-            StreamError: the topic is missing, or no longer has the positions.
+            StreamError: a topic is missing or has another number of partitions, or the log no longer has the positions.
         """
+        check_topics(kafka, prefix, settings.stream.partitions, settings.stream.timeout_s)
         self.indexes, self.settings = folder / "index", settings.tokenizer.online
         newest = latest_index(self.indexes)
         note = read_note(newest)

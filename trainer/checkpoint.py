@@ -97,7 +97,7 @@ def commit(folder: Path, checkpoint: Checkpoint, retain: Iterable[int] = ()) -> 
     """
     step = checkpoint.state.step
     target, building = folder / f"{step:08d}", folder / f".building-{step:08d}"
-    for leftover in (building, target):
+    for leftover in (*folder.glob(".building-*"), target):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         _build(building, checkpoint)

@@ -126,9 +126,15 @@ class Trainer:
 
     @waiting_for("sessions")
     def consume(self, stop: Event) -> Cut | None:
-        """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``."""
+        """The next batch, cut by count; what is left at the end of the log; None after that or on ``stop``.
+
+        Raises:
+            LeaseLostError: another publisher took over: it may wait for long until the next step looks.
+        """
         while True:
             PULSE.beat()
+            if self.publisher:
+                self.publisher.check()
             self.conclude_commit()
             cut, is_over = self.cut(stop)
             if cut or is_over:

@@ -95,8 +95,9 @@ class Publisher(Connection):
         seen = self._manifest()
         checksum = digest(blob)
         self._refuse_conflict(version, checksum, seen or self._newest)
-        fencing, before = self.fencing, self._out if seen is not None and seen == self._newest else {}
+        fencing = self.fencing
         with self._named():
+            before = self._out if seen is not None and seen == self._newest and self._is_there(seen) else {}
             out: dict[Precision, _Out] = {"fp32": self._write(version, blob, checksum, "fp32", before.get("fp32"))}
             if "bf16" in self._wanted():
                 half = halved(blob)
@@ -137,11 +138,14 @@ class Publisher(Connection):
     def incomplete(self) -> bool:
         """Whether a reader could not have the newest version: then publish it again.
 
-        None was published yet, or Redis restarted empty, or nobody has wanted this precision before.
+        None was published yet, or Redis restarted empty or with what it had some time ago, or it evicted a chunk, or nobody
+        has wanted this precision before.
         """
         manifest = self._manifest()
+        if manifest is None or (self._newest is not None and manifest.version < self._newest.version):
+            return True
         with self._named():
-            return manifest is None or not self._wanted() <= manifest.parts.keys()
+            return not (self._wanted() <= manifest.parts.keys() and self._is_there(manifest))
 
     @property
     def parts(self) -> list[Part]:
@@ -187,6 +191,10 @@ class Publisher(Connection):
         """While a long version is written the lease must not run out."""
         if time.monotonic() - self._renewed > LEASE_S / 4:
             self._renew_lease()
+
+    def _is_there(self, manifest: Manifest) -> bool:
+        """Whether Redis has every chunk that a manifest names."""
+        return bool(self._client.exists(*manifest.keys) == len(manifest.keys))
 
     def _wanted(self) -> set[Precision]:
         """The precisions that live readers take, and fp32."""

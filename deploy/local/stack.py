@@ -18,6 +18,7 @@ from deploy.local.embedded import start_kafka, start_redis
 from deploy.local.processes import Child, StackError, spawn, wait_until
 from deploy.local.run_folder import RunFolder, read_json, write_json
 from deploy.local.torchrun import ENVIRONMENT, on_ranks
+from trainer.checkpoint import STATE, committed
 
 READY_S = 240.0
 PAGE_S = 30.0
@@ -120,7 +121,8 @@ class Stack:
         return self._keep_address("dashboard")
 
     def watch(self, on_tick: Callable[[], None]) -> None:
-        """Watch the processes until the trainer has consumed the finite log and ends by itself.
+        """Watch the processes until the trainer has consumed the finite log and ends by itself. One that was told to stop
+        before is started again.
 
         Raises:
             StackError: a process ended that must not, or one was restarted too often.
@@ -131,7 +133,7 @@ class Stack:
                 code = child.returncode
                 if code is None or (name == "replay" and code == 0):
                     continue
-                if name == "trainer" and code == 0:
+                if name == "trainer" and code == 0 and self._log_is_consumed():
                     return
                 self._ended(name, child, code)
             self.children["trainer"].wait(TICK_S)
@@ -150,6 +152,15 @@ class Stack:
             if child is not None:
                 child.terminate(STOP_S.get(name, 10.0))
         self._note()
+
+    def _log_is_consumed(self) -> bool:
+        """Whether the trainer has come to the log's end. It ends well, too, when somebody tells it to stop."""
+        told = read_json(self.run.replay)
+        if not told:  # the log has not ended
+            return False
+        newest = self.run.checkpoints / f"{max(committed(self.run.checkpoints), default=0):08d}"
+        positions = read_json(newest / STATE).get("sessions", {})
+        return all(positions.get(partition, 0) > last for partition, last in told["ends"].items())
 
     def _start_reward(self) -> str:
         """Start the reward service on a free port and wait for it; its address."""

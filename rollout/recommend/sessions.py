@@ -22,7 +22,7 @@ from common.metrics import RECOMMEND_STREAM_LAG
 from common.session_log import SessionLog
 from common.sessions import absorb, load_initial_histories
 from common.settings import Settings
-from common.stream import TOPICS, LogReader, partition_of, topic_name
+from common.stream import TOPICS, LogReader, check_topics, partition_of, topic_name
 
 POLL_S = 0.05
 POLL_RECORDS = 200
@@ -42,9 +42,10 @@ class SessionFollower:
         than none.
 
         Raises:
-            StreamError: the topic is missing.
+            StreamError: a topic is missing, or has another number of partitions.
             HistoryError: the store is damaged.
         """
+        check_topics(endpoints.kafka, endpoints.prefix, settings.stream.partitions, settings.stream.timeout_s)
         self.path = folder / "recommend" / "history.sqlite"
         self.path.parent.mkdir(exist_ok=True)
         self.caught_up = Event()

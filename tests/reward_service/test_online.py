@@ -14,7 +14,7 @@ import torch
 
 from common.messages import Session
 from common.settings import Settings, save_settings
-from common.stream import Producer, create_topics, partition_of, topic_name
+from common.stream import Producer, StreamError, create_topics, partition_of, topic_name
 from reward_service.artefact import committed, load_artefact
 from reward_service.online import OnlineLearner, follow
 from tests.reward_service.tiny_world import DAYS, USERS, make_index, make_sessions, tiny_settings
@@ -172,3 +172,24 @@ def test_a_model_that_is_to_stay_as_it_is_stays(folder: Path, kafka: str, prefix
     follow(folder, stop)
     assert (folder / "ready" / "learner.json").exists()
     assert sorted((folder / "reward").iterdir()) == before
+
+
+def test_another_number_of_partitions_is_refused(kafka: str, folder: Path) -> None:
+    """Whose sessions lie in a partition that was added would never be learned from."""
+    name = f"learner{secrets.token_hex(4)}"
+    create_topics(kafka, name, PARTITIONS + 1, TIMEOUT_S)
+    with pytest.raises(StreamError, match=f"topic {name}.sessions has 3 partitions instead of 2"):
+        OnlineLearner(folder, kafka, name, settings())
+
+
+def test_what_a_killed_learner_left_goes_with_its_next_version(kafka: str, prefix: str, folder: Path) -> None:
+    """A version half written, and an old one of which it had removed the marker alone."""
+    models = folder / "reward"
+    for name in (".000007-killed", "000007"):
+        shutil.copytree(models / "000001", models / name)
+        (models / name / "COMMITTED").unlink()
+    send(kafka, prefix, renamed(MORE)[:USERS])
+    with closing(OnlineLearner(folder, kafka, prefix, settings())) as learner:
+        read_all(learner)
+        learner.publish()
+    assert sorted(path.name for path in models.iterdir() if path.is_dir()) == ["000001", "000008"]

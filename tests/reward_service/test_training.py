@@ -127,6 +127,10 @@ def test_an_artefact_is_whole_or_refused(tmp_path: Path) -> None:
     weights.write_bytes(data)
     with pytest.raises(ValueError, match=r"model\.safetensors is torn or corrupt"):
         load_artefact(folder)
+    for damage in (b"{", b"{}", b"[1]", b'{"model.json": 1}'):
+        (folder / "000001" / MARKER).write_bytes(damage)
+        with pytest.raises(ValueError, match=r"model file .*COMMITTED is damaged"):
+            load_artefact(folder)
     (folder / "000001" / MARKER).unlink()
     with pytest.raises(ValueError, match="no committed preference model"):
         load_artefact(folder)

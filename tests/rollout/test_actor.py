@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from common.parameter_channel import Publisher
 from common.policy import build_policy, to_blob
 from common.settings import Settings, save_settings
 from rollout.actor import Answer, RolloutWorker
+from tests.faults.proxy import Proxy
 from tests.rollout.reward_stub import Reply, RewardStub, scores_of
 from tests.rollout.tiny_run import CODES, GROUP, LEVELS, tiny_index, tiny_request, write_run
 
@@ -190,3 +192,25 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "endpoints.json").write_text(json.dumps({"run": "r"}))
     with pytest.raises(ValueError, match="kafka, prefix, reward"):
         RolloutWorker("rollout-0", str(tmp_path))
+
+
+def test_a_channel_that_does_not_answer_does_not_take_the_time_of_every_batch(
+    world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that hangs takes its timeout several times, here more than there is for a batch: none would ever be scored."""
+    world.publish(0, seed=1)
+    plain = urlsplit(redis_url)
+    assert plain.port
+    proxy = Proxy(("127.0.0.1", plain.port))
+    monkeypatch.setenv("ONEREC_REDIS__URL", urlunsplit(plain._replace(netloc=f":{plain.password}@{proxy.address}")))
+    monkeypatch.setenv("ONEREC_REDIS__TIMEOUT_S", "0.5")
+    with world.worker() as worker:
+        with proxy.stalled():
+            answers = [worker.handle([tiny_request(user_id=user)]) for user in range(3)]
+        assert [answer.failures for answer in answers] == [1, 0, 0]
+        world.publish(1, seed=2)
+        deadline = time.monotonic() + 30
+        while worker.handle([tiny_request(user_id=9)]).parameter_version != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    proxy.close()

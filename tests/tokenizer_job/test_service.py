@@ -18,7 +18,7 @@ from common.context import DAY_MS
 from common.item_index import IndexFollower, ItemIndex, latest_index, read_note, versions
 from common.messages import DeadLetter, Item, ItemEvent, decode
 from common.settings import Settings
-from common.stream import LogReader, Producer, create_topics, topic_name
+from common.stream import LogReader, Producer, StreamError, create_topics, topic_name
 from tests.tokenizer_job.tiny_log import FIRST_ID, ITEMS, WIDTH, make_sessions, small, write_log
 from tokenizer_job.job import build_index
 from tokenizer_job.service import ItemFollower
@@ -126,3 +126,28 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path, folder: Path, kaf
     (folder / "tokenizer" / "card.json").unlink()
     with pytest.raises(ValueError, match="holds no tokenizer"):
         ItemFollower(folder, kafka, prefix, settings())
+
+
+def test_content_that_cannot_be_encoded_is_kept_and_stops_nothing(tmp_path: Path, kafka: str, prefix: str) -> None:
+    """Each of its numbers is finite; what the aligner makes of them is not."""
+    log, given = write_log(tmp_path / "log", make_sessions(), content=True), settings("tokenizer.vectors=aligned")
+    build_index(log, given, tmp_path, 2)
+    send(kafka, prefix, ItemEvent(item=Item(item_id=1), content=[[3e38] * WIDTH]).to_bytes(), 2)
+    with closing(ItemFollower(tmp_path, kafka, prefix, given)) as follower:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not follower.online.waiting and time.monotonic() < deadline:
+            follower.take(follower.reader.poll(10, 0.2))
+        follower.publish()
+    index = ItemIndex.load(latest_index(tmp_path / "index"))
+    assert (index.rows([1, 2]) >= 0).tolist() == [False, True]
+    with closing(LogReader(kafka, topic_name(prefix, "dead-letters"), {0: 0}, TIMEOUT_S)) as reader:
+        (letter,) = [decode(DeadLetter, record.value) for record in reader.poll(10, TIMEOUT_S)]
+    assert isinstance(letter, DeadLetter)
+    assert (letter.offset, letter.reason) == (0, "item 1: its content is too large to be encoded")
+
+
+def test_another_number_of_partitions_is_refused(folder: Path, kafka: str) -> None:
+    name = f"items{secrets.token_hex(4)}"
+    create_topics(kafka, name, 2, TIMEOUT_S)
+    with pytest.raises(StreamError, match=f"topic {name}.sessions has 2 partitions instead of 1"):
+        ItemFollower(folder, kafka, name, settings())

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_the_newest_three_and_the_retained_are_kept(tmp_path: Path) -> None:
         ck.commit(tmp_path, make(step), retain=[2])
     assert ck.committed(tmp_path) == [2, 5, 6, 7]
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{s:08d}" for s in (2, 5, 6, 7)]
+
+
+def test_what_a_killed_trainer_did_not_finish_goes_with_the_next_commit(tmp_path: Path) -> None:
+    """Also where it was of a step at which no other checkpoint is due, such as the last one before a stop."""
+    ck.commit(tmp_path, make(5))
+    shutil.copytree(tmp_path / "00000005", tmp_path / ".building-00000007")
+    ck.commit(tmp_path, make(10))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000005", "00000010"]
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"step": 2}'])

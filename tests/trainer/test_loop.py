@@ -14,7 +14,7 @@ import redis
 import torch
 
 from common.messages import RolloutRequest, Session, decode
-from common.parameter_channel import Follower
+from common.parameter_channel import Follower, LeaseLostError
 from common.probes import LIVE_S, Pulse
 from common.stream import LogReader
 from tests.trainer.fake_fleet import FakeFleet
@@ -300,6 +300,29 @@ def test_groups_that_came_while_no_session_did_are_trained_not_given_up(tmp_path
     counters = final(run).state.counters
     assert "groups.given_up" not in counters, dict(counters)
     assert counters["groups.trained"] + counters.get("groups.stale", 0) == counters["requests.sent"]
+
+
+def test_a_trainer_that_waits_for_sessions_ends_when_another_takes_its_lease(tmp_path: Path, kafka: str) -> None:
+    """Nobody would fill a Redis that comes back empty: its publisher has ended, and its journal keeps the other one out."""
+    run, stop = TinyRun.make(tmp_path / "run", kafka, "stream.partitions=1", "rl.rate=0"), Event()
+
+    def take_lease() -> None:
+        deadline = time.monotonic() + 30
+        while not (run.folder / "ready" / "trainer.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with redis.Redis.from_url(os.environ["ONEREC_REDIS__URL"]) as client:
+            client.set(f"onerec:{run.run}:lease", "another")
+        stop.wait(10)
+        stop.set()
+
+    other = Thread(target=take_lease)
+    other.start()
+    with pytest.raises(LeaseLostError):
+        train(run.folder, stop)
+    in_time = not stop.is_set()
+    stop.set()
+    other.join()
+    assert in_time
 
 
 def test_a_history_store_that_was_lost_is_read_again(tmp_path: Path, kafka: str) -> None:

@@ -403,6 +403,28 @@ def test_a_restarted_publisher_and_a_lost_manifest_begin_with_everything(room: R
     assert fetched(follower, -1) == (2, parameters([2]))
 
 
+@pytest.mark.parametrize("lost", ["a chunk", "the newest version"])
+def test_a_redis_that_lost_a_part_of_what_it_had_is_filled_again(room: Room, lost: str) -> None:
+    """It evicts, or comes back with what it had some time ago (an old dump, a replica that was behind)."""
+    publisher, old, manifest = room.publisher(), parameters(), f"onerec:{room.run}:manifest"
+    publisher.publish(1, old)
+    before = {key: room.redis.get(key) for key in (manifest, *room.keys("chunk"))}
+    publisher.publish(2, parameters([3], 2.0))
+    assert not publisher.incomplete()
+    room.redis.delete(*room.keys("chunk")[:1])
+    if lost == "the newest version":
+        room.redis.delete(*room.keys("chunk"))
+        room.redis.mset(before)
+    assert publisher.incomplete()
+    publisher.publish(2, parameters([3], 2.0))
+    assert not publisher.incomplete()
+    follower = room.follower()
+    assert fetched(follower, -1) == (2, parameters([3], 2.0))
+    publisher.publish(3, parameters([4], 3.0))
+    assert fetched(room.follower("late"), -1) == (3, parameters([4], 3.0))
+    assert not follower.refused
+
+
 def test_bf16_is_sent_while_somebody_wants_it(room: Room) -> None:
     publisher = room.publisher()
     publisher.publish(0, parameters())

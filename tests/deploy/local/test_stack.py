@@ -11,8 +11,9 @@ from deploy.local import stack
 from deploy.local.preflight import PreflightError, default_profile, detect
 from deploy.local.prepare import Say, is_done, run_step
 from deploy.local.processes import StackError
-from deploy.local.run_folder import RunFolder, read_json
+from deploy.local.run_folder import RunFolder, read_json, write_json
 from deploy.local.stack import MAX_RESTARTS, Stack, run_lanes
+from trainer.checkpoint import MARKER, STATE
 
 SETTINGS = load_settings("test")
 
@@ -29,6 +30,13 @@ def ends_with(code: int) -> list[str]:
 
 def sleeps() -> list[str]:
     return [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def note_log(run: RunFolder, told: dict[int, int], consumed: dict[int, int]) -> None:
+    """Last offsets as the replay tells them, and the positions of the newest checkpoint."""
+    write_json(run.replay, {"run": "run-1", "ends": told})
+    for file, body in ((STATE, {"sessions": consumed}), (MARKER, {})):
+        write_json(run.checkpoints / "00000003" / file, body)
 
 
 def test_a_trainer_that_keeps_dying_is_restarted_a_bounded_number_of_times(run: RunFolder) -> None:
@@ -51,6 +59,7 @@ def test_a_broker_in_memory_that_dies_ends_the_run(run: RunFolder) -> None:
 
 
 def test_a_page_that_keeps_dying_is_left_alone_and_the_loop_goes_on(run: RunFolder) -> None:
+    note_log(run, told={0: 7}, consumed={0: 8})
     with Stack(run, SETTINGS, 0.0) as stack:
         stack._start("trainer", sleeps())
         stack._start("dashboard", ends_with(3))
@@ -79,7 +88,24 @@ def test_the_page_outlives_the_loop_but_not_the_run(run: RunFolder) -> None:
     assert not children["dashboard"].alive
 
 
+def test_a_trainer_that_was_told_to_stop_is_started_again(run: RunFolder) -> None:
+    """It ends with status 0 then, too, but the log is not consumed: what is behind its last checkpoint is not trained."""
+    with Stack(run, SETTINGS, 0.0) as stack:
+        stack._start("replay", ends_with(0))
+        stack._start("trainer", ends_with(0))
+
+        def go_on() -> None:
+            if stack.restarts["trainer"] == 1:  # the log has not ended yet
+                note_log(run, told={0: 7, 1: -1}, consumed={0: 5, 1: 0})
+            elif stack.restarts["trainer"] == 2:  # not all of it is consumed
+                note_log(run, told={0: 7, 1: -1}, consumed={0: 8, 1: 0})
+
+        stack.watch(go_on)
+    assert read_json(run.stack) == {"restarts": {"trainer": 2}}
+
+
 def test_a_replay_may_end_and_a_trainer_that_is_done_ends_the_watch(run: RunFolder) -> None:
+    note_log(run, told={0: 7}, consumed={0: 8})
     with Stack(run, SETTINGS, 0.0) as stack:
         stack._start("replay", ends_with(0))
         stack._start("trainer", ends_with(0))
