@@ -27,6 +27,8 @@ SEGMENT = 64
 ROUNDING = 1e-4
 """More than sums of log-probabilities differ by, taken in another order."""
 
+NO_NUMBERS = "the policy's log-probabilities are no numbers: its weights, or a user's features, are not finite"
+
 Head = Callable[[Tensor], Tensor]
 """Decoder output (…, D) -> logits (…, V)."""
 
@@ -109,7 +111,13 @@ class Best:
             self._block(head(hidden[part]).float(), score[part], first + start, inside)
 
     def result(self) -> Extensions:
-        """What was found (W,), best first; fewer than ``width`` where there are no more."""
+        """What was found (W,), best first; fewer than ``width`` where there are no more.
+
+        Raises:
+            ArithmeticError: nothing was, since the scores are no numbers.
+        """
+        if not self._found or not len(self._found[0].score):
+            raise ArithmeticError(NO_NUMBERS)
         return self._found[0]
 
     def _block(self, logits: Tensor, score: Tensor, first: int, legal: Legal | None) -> None:
