@@ -139,6 +139,10 @@ def _read(path: Path, marker: dict[str, Any]) -> bytes:
     if not path.is_file():
         raise ValueError(f"model file {path} is missing")
     data = path.read_bytes()
-    if xxhash.xxh3_128_hexdigest(data) != marker[path.name]["xxh3_128"]:
+    try:
+        told = marker[path.name]["xxh3_128"]
+    except (KeyError, TypeError):
+        raise ValueError(f"{path.parent / MARKER} is damaged: it has no checksum of {path.name}") from None
+    if xxhash.xxh3_128_hexdigest(data) != told:
         raise ValueError(f"model file {path} is torn or corrupt: its checksum differs from the {MARKER} marker's")
     return data

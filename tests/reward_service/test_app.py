@@ -308,7 +308,7 @@ def test_a_newer_model_is_taken_up_and_the_one_before_can_be_pinned(own_run: Pat
     assert first in late[0].json()["detail"]
 
 
-@pytest.mark.parametrize("fault", ["torn", "nan", "tokenizer"])
+@pytest.mark.parametrize("fault", ["torn", "nan", "tokenizer", "marker"])
 def test_a_model_that_fails_is_never_served(own_run: Path, fault: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = own_run / "reward"
     first = load_artefact(folder).card.version
@@ -321,6 +321,8 @@ def test_a_model_that_fails_is_never_served(own_run: Path, fault: str, caplog: p
             another(folder, float("nan") if fault == "nan" else 1.0)
         if fault == "torn":
             (folder / "000002" / "model.safetensors").write_bytes(b"torn")
+        if fault == "marker":
+            (folder / "000002" / "COMMITTED").write_text('{"model.json": {}}')
         served, deadline = set[str](), time.monotonic() + 20
         while not any("is refused" in record.getMessage() for record in caplog.records):
             served.add((await client.post("/v1/score", json=request_of([100]))).json()["reward_version"])
