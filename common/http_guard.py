@@ -42,10 +42,11 @@ class Guard:
             await refused(scope, receive, send)
             return
         body = await self._body(headers, receive)
-        await (body if isinstance(body, Response) else self.app)(scope, _once(body, receive), send)
+        if body is not None:
+            await (body if isinstance(body, Response) else self.app)(scope, _once(body, receive), send)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | Response:
-        """The whole body, or why it is refused."""
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | Response | None:
+        """The whole body, or why it is refused; None if its sender went away, to whom nothing can be said."""
         told = headers.get(b"content-length", b"0")
         too_large = _error(413, "too_large", f"a request's body must have at most {self.largest} bytes")
         if not told.isdigit() or int(told) > self.largest:
@@ -53,7 +54,10 @@ class Guard:
         parts, size = list[bytes](), 0
         try:
             async with asyncio.timeout(self.arrives_s):
-                while (message := await receive())["type"] == "http.request":
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return None
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self.largest:

@@ -95,8 +95,9 @@ class Counted:
             if status:  # the answer has begun
                 raise
             await error(500, "internal", "the request failed; the service's log has the cause")(scope, receive, watched)
-        self.requests.labels(code=str(status)).inc()
-        self.seconds.observe(time.perf_counter() - began)
+        if status:  # 0: whoever asked went away before the whole request was here
+            self.requests.labels(code=str(status)).inc()
+            self.seconds.observe(time.perf_counter() - began)
 
 
 class _ReadyServer(uvicorn.Server):

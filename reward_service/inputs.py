@@ -16,11 +16,12 @@ from torch import Tensor
 
 from common.context import Context, UserEvents
 from common.features import HOUR_MS, hashed, log_bucket, static_row
+from common.history import CONTEXT_EVENTS
 from common.item_index import ItemIndex
 from common.settings import Settings
 
-SEARCH_WINDOW = 2000
-"""Only this many newest events of a history are searched."""
+SEARCH_WINDOW = CONTEXT_EVENTS
+"""Only this many newest events of a history are searched: in training no more than requests for scores carry."""
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 

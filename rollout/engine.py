@@ -17,6 +17,7 @@ from common.messages import NO_ITEM
 from common.policy import Policy
 from common.tensor_trie import TensorTrie
 from rollout.beam_search import beam_search
+from rollout.extensions import NO_NUMBERS
 from rollout.sampling import Truncation, sample
 
 
@@ -60,6 +61,9 @@ class GenerationEngine:
         """One beam search for all contexts; constrained ones return fewer than ``width`` if items run out.
 
         Draws need a seed for each context, on which alone they depend: not on the other contexts.
+
+        Raises:
+            ArithmeticError: the policy gives log-probabilities that are no numbers.
         """
         return self._generate(contexts, seeds, self.trie)
 
@@ -91,6 +95,8 @@ class GenerationEngine:
             beams = beam_search(self.policy, memory, self.width, trie)
         all_codes, all_log_probs = beams.codes.cpu().numpy(), beams.log_probs.cpu().numpy()
         out = []
+        if np.isnan(all_log_probs).any():
+            raise ArithmeticError(NO_NUMBERS)
         for codes, log_probs in zip(all_codes, all_log_probs, strict=True):
             found = np.isfinite(log_probs).all(-1)
             out.append(Candidates(codes[found], log_probs[found], self.index.head_items(codes[found])))

@@ -27,6 +27,8 @@ SEGMENT = 64
 ROUNDING = 1e-4
 """More than sums of log-probabilities differ by, taken in another order."""
 
+NO_NUMBERS = "the policy's log-probabilities are no numbers: its weights, or a user's features, are not finite"
+
 Head = Callable[[Tensor], Tensor]
 """Decoder output (…, D) -> logits (…, V)."""
 
@@ -86,10 +88,15 @@ class Best:
         """Below it (R,) nothing of a user's enters."""
         self.rows = 0
         """Beams that were scored."""
-        self._found: Extensions | None = None
+        none, nobody = torch.empty(users, 0, device=device), torch.empty(users, 0, dtype=torch.int64, device=device)
+        self._found = Extensions(none, nobody, nobody, none, nobody if constrained else None)
 
     def offer(self, head: Head, hidden: Tensor, score: Tensor, first: int, legal: Legal | None = None) -> None:
-        """Beams ``first``, first + 1, … of all users: decoder output (R, n, D) and scores (R, n), best first."""
+        """Beams ``first``, first + 1, … of all users: decoder output (R, n, D) and scores (R, n), best first.
+
+        Raises:
+            ArithmeticError: logits are no numbers.
+        """
         block = max(1, self.block_rows // len(score))
         for start in range(0, score.shape[1], block):
             user, beam = (score[:, start : start + block] > self.bound.unsqueeze(1)).nonzero(as_tuple=True)
@@ -101,7 +108,6 @@ class Best:
 
     def result(self) -> Extensions:
         """What was found (R, W), best first; where a user has fewer the score is -inf."""
-        assert self._found is not None, "no beam was offered"
         return self._found
 
     def _block(self, logits: Tensor, score: Tensor, user: Tensor, parent: Tensor, legal: Legal | None) -> None:
@@ -129,6 +135,8 @@ class Best:
         Before there is a bound, the largest of every segment are extensions, too, of which the best few bound what enters.
         """
         peaks, bound = segment_peaks(log_probs), self.bound
+        if bool(peaks.isnan().any()):
+            raise ArithmeticError(NO_NUMBERS)
         if bool(bound.isneginf().any()):
             known = _by_user(score.unsqueeze(-1) + peaks, user, len(bound), -torch.inf).flatten(1)
             if known.shape[1] >= self.width:
@@ -137,10 +145,9 @@ class Best:
 
     def _keep(self, new: Extensions, user: Tensor) -> None:
         """Keep the best, and raise the bounds of users that have enough of them."""
-        users, parts = len(self.bound), [] if self._found is None else [self._found]
 
         def joined(name: str, fill: float) -> Tensor:
-            return torch.cat([*(getattr(part, name) for part in parts), _by_user(getattr(new, name), user, users, fill)], 1)
+            return torch.cat((getattr(self._found, name), _by_user(getattr(new, name), user, len(self.bound), fill)), 1)
 
         score = joined("score", -torch.inf)
         best, order = score.topk(min(self.width, score.shape[1]))

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import metrics
+from common.durable import drop_torn_line
 from common.endpoints import Endpoints
 from common.messages import RolloutRequest, decode
 from common.parameter_channel import REFUSALS
@@ -135,6 +136,9 @@ class Fleet:
         self._bound = 2 * self.settings.rollout.batch * self.settings.rollout.actors
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._announced = False
+        self._statistics = folder / "rollout_stats.jsonl"
+        self._statistics.touch()
+        drop_torn_line(self._statistics)
         for reason in REFUSALS:
             metrics.ROLLOUT_REFUSED_VERSIONS.labels(reason)  # shown as 0, so that the first one is a rise
 
@@ -276,7 +280,7 @@ class Fleet:
             "score_ms": round(answer.score_ms, 3),
             "legality": None if math.isnan(answer.legality) else round(answer.legality, 6),
         }
-        with (self.folder / "rollout_stats.jsonl").open("a") as file:
+        with self._statistics.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def _drain(self) -> None:

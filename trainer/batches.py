@@ -101,6 +101,8 @@ class BatchBuilder:
             }
         )
         for one in sorted(placed, key=lambda p: (p.session.time_ms, p.position)):
+            items = np.array([impression.item_id for impression in one.session.impressions], np.int64)
+            batch.counts["impressions.unknown"] += int((self.index.rows(items) < 0).sum())
             if self.session_filter.keep(one.session.play_ms):
                 self._train_on(one, batch)
             if self.settings.rl.lambda_feedback:
@@ -136,7 +138,6 @@ class BatchBuilder:
         codes = target_codes(events, self.index, trainer.targets, trainer.max_targets)
         wanted = is_rl_user(session.user_id, session.time_ms // DAY_MS, rl.rate, self.settings.seed)
         batch.counts["sessions.kept"] += 1
-        batch.counts["impressions.unknown"] += int((self.index.rows(events.item_id) < 0).sum())
         batch.counts["targets"] += len(codes)
         if not len(codes) and not wanted:
             return

@@ -1,7 +1,7 @@
 """What the report is made of: one JSON line per step and per settled group in ``trainer_stats.jsonl``.
 
-Steps that are executed again after a crash write their lines again; readers take the last line of a step. Of several
-ranks, rank 0 writes what all of them did; each shows its own part on its metrics endpoint.
+Steps that are executed again after a crash write their lines again; readers take the last line of a step and the first of
+a group. Of several ranks, rank 0 writes what all of them did; each shows its own part on its metrics endpoint.
 """
 
 from __future__ import annotations

@@ -131,7 +131,8 @@ class TrainingStep:
         ``inputs`` are the features of the samples' `micro_batches`, made now where none are given.
         """
         metrics = StepMetrics()
-        if not self.ranks.total(len(samples) + len(groups) + len(feedback)):
+        certain = self.ranks.total(len(samples) + len(groups))  # feedback may turn out to say nothing
+        if not certain and not self.ranks.total(len(feedback)):
             return metrics
         torch.manual_seed(self._seed(step))  # dropout, if any
         self.optimizer.zero_grad()
@@ -143,6 +144,8 @@ class TrainingStep:
             self._reinforce(groups, step, metrics)
         if self.settings.rl.lambda_feedback:
             self._heed(feedback, step, metrics)
+        if not certain and not self.ranks.total(any(parameter.grad is not None for parameter in self.parameters)):
+            return metrics
         apply_gradients(self.optimizer, self.ranks, self.settings.trainer.clip_norm)
         metrics.max_violation = balance(self.mixtures, routings, self.ranks.sum)
         return metrics

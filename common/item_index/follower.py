@@ -7,7 +7,9 @@ Unblocked by: the loading thread.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from functools import partial
@@ -19,6 +21,8 @@ from common.item_index.verification import Verifier
 from common.lookout import Lookout
 
 LOOK_EVERY_S = 0.5
+AGAIN_S = 10.0
+"""After which a snapshot that could not be read is tried again: there were too many open files, a disk was away."""
 HELD = 2
 """Snapshots kept: the current and the previous one."""
 log = logging.getLogger(__name__)
@@ -27,7 +31,8 @@ log = logging.getLogger(__name__)
 class IndexFollower:
     """The current and the previous snapshot of a folder of snapshots. Safe to call from several threads.
 
-    A snapshot that is torn, corrupt or another tokenizer's is refused and logged once; what is held stays.
+    A snapshot that is torn, corrupt or another tokenizer's is refused and logged once, one that could not be read for
+    `AGAIN_S`; what is held stays.
     """
 
     def __init__(self, folder: Path, first: int | None = None) -> None:
@@ -35,13 +40,15 @@ class IndexFollower:
 
         Raises:
             ValueError: there is none, or ``first`` cannot be loaded.
+            OSError: ``first`` cannot be read.
         """
         self._folder = folder
-        self._refused: set[int] = set()
+        self._refused: dict[int, float] = {}
+        """Snapshots, and until when (`time.monotonic`)."""
         self._verifier = Verifier()
         try:
             self._held = self._open_first(first)
-        except ValueError:
+        except (ValueError, OSError):
             self._verifier.close()
             raise
         self._lock = threading.Lock()
@@ -60,8 +67,8 @@ class IndexFollower:
 
     @property
     def refused(self) -> int:
-        """Snapshots refused so far."""
-        return len(self._refused)
+        """Snapshots that are refused."""
+        return sum(map(self._refuses, list(self._refused)))
 
     def poll(self) -> bool:
         """Take up a newer snapshot if one has been loaded; whether ``current`` changed now.
@@ -77,13 +84,13 @@ class IndexFollower:
 
         A newer one becomes current. An older one, that was skipped or let go, takes the place of the previous one.
         """
-        while version > self.current.version and version not in self._refused and version in versions(self._folder):
+        while version > self.current.version and not self._refuses(version) and version in versions(self._folder):
             wait([self._lookout.ask(partial(self._load_apart, version, self.current))])
             with self._lock:
                 self._take_up(self._lookout.taken())
         with self._lock:
             held = self._held
-            if version not in held and version not in self._refused and version in versions(self._folder):
+            if version not in held and not self._refuses(version) and version in versions(self._folder):
                 index = self._load_apart(version, self.current)
                 self._held = held if index is None else {version: index, self.current.version: self.current}
             return self._held.get(version)
@@ -121,7 +128,7 @@ class IndexFollower:
 
     def _look(self, current: ItemIndex) -> ItemIndex | None:
         """The newest snapshot, if it is newer than the current one and not refused."""
-        newer = [v for v in versions(self._folder) if v > current.version and v not in self._refused]
+        newer = [v for v in versions(self._folder) if v > current.version and not self._refuses(v)]
         return self._load_apart(newer[-1], current) if newer else None
 
     def _load_apart(self, version: int, like: ItemIndex) -> ItemIndex | None:
@@ -138,9 +145,12 @@ class IndexFollower:
                 )
         except (ValueError, OSError) as error:
             log.warning("item index %d is refused: %s", version, error)
-            self._refused.add(version)
+            self._refused[version] = time.monotonic() + AGAIN_S if isinstance(error, OSError) else math.inf
             return None
         return index
+
+    def _refuses(self, version: int) -> bool:
+        return time.monotonic() < self._refused.get(version, 0.0)
 
 
 def _kind(index: ItemIndex) -> tuple[str, int, int]:

@@ -33,15 +33,16 @@ class Verifier:
         """Wait until every checksum of a snapshot has been compared.
 
         Raises:
-            ValueError: what `verify_snapshot` says, or there was no answer in `TIMEOUT_S`.
+            ValueError: what `verify_snapshot` says.
+            OSError: it could not be read, or there was no answer in `TIMEOUT_S`.
         """
         try:
             with self._lock:
-                fault: str | None = self._process.ask(snapshot, TIMEOUT_S)
+                fault: ValueError | OSError | None = self._process.ask(snapshot, TIMEOUT_S)
         except ChildError as error:
-            raise ValueError(f"{snapshot} could not be verified: {error}") from None
+            raise OSError(f"{snapshot} could not be verified: {error}") from None
         if fault is not None:
-            raise ValueError(fault)
+            raise fault
 
     def close(self) -> None:
         """End the process."""
@@ -54,9 +55,9 @@ def main() -> None:
     answer_questions(_fault)
 
 
-def _fault(snapshot: Path) -> str | None:
+def _fault(snapshot: Path) -> ValueError | OSError | None:
     try:
         verify_snapshot(snapshot, CORE_SHARE)
     except (ValueError, OSError) as error:
-        return str(error)
+        return error
     return None

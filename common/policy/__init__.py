@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -109,10 +109,19 @@ def take_over(policy: Policy, blob: Parameters) -> None:
     """
     pairs = _fitting(policy, blob)
     if isinstance(blob, mmap.mmap) and sys.platform == "linux":
-        with suppress(OSError):  # an older kernel: then the first search finds the pages
-            blob.madvise(POPULATE_READ)
+        _populate(blob)
     for own, given in pairs:
         own.data = given.to(own.device, own.dtype)  # not the parameter itself: modules may share it
+
+
+def _populate(blob: mmap.mmap) -> None:
+    """Have the kernel find a mapping's pages now; an older one does not, and then the first search finds them.
+
+    `mmap.madvise` would hold the interpreter lock until it is done, 75 ms for every GiB in memory, in which no other thread
+    could answer. ctypes lets go of it.
+    """
+    start = torch.frombuffer(blob, dtype=torch.uint8).data_ptr()
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(len(blob)), POPULATE_READ)
 
 
 def _fitting(policy: Policy, blob: Parameters) -> list[tuple[Tensor, Tensor]]:

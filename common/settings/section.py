@@ -13,6 +13,6 @@ Weight = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
-    """A part of the tree: unknown keys are errors."""
+    """A part of the tree: unknown keys are errors, and so are infinite numbers, which JSON cannot hold."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

@@ -75,7 +75,7 @@ def from_file(
     )
     if user is not None:
         records = filter(of_user(short_name(header.topic), user, header.partitions, run_folder), records)
-    return Source(header.log, header.topic, header.partitions, chosen, user or header.user, records)
+    return Source(header.log, header.topic, header.partitions, chosen, header.user if user is None else user, records)
 
 
 def to_file(source: Source, path: Path, on_progress: Callable[[str], None] = lambda _: None) -> int:

@@ -23,7 +23,7 @@ from deploy.local.evaluation_table import evaluation_tables
 from deploy.local.plots import save_plots
 from deploy.local.run_folder import RunFolder, write_json
 from deploy.local.versions import find_version, read_policy
-from reward_service.scorer import Scorer
+from reward_service.scorer import GoneError, Scorer
 from rollout.engine import GenerationEngine
 from rollout.evaluation import (
     Baselines,
@@ -99,8 +99,14 @@ def evaluation_figures(run: RunFolder, version: int, options: Options, say: Say)
     rankings = baselines.rank(data.users, max(LIST, *cuts))
     rankings["policy"] = rank_users(engine, data, max(LIST, *cuts), progress=_told(say, "ranking"))
     told = _told(say, f"generating and scoring {', '.join(map(str, widths))} items")
-    generated = generated_figures(engine, baselines, data.users, scorer, widths, told)
-    scorer.close()
+    try:
+        generated = generated_figures(engine, baselines, data.users, scorer, widths, told)
+    except GoneError as error:
+        raise ValueError(
+            f"{run.path} went on to newer item indexes meanwhile: {error}; evaluate it once it has ended"
+        ) from None
+    finally:
+        scorer.close()
     figures: Tree = {
         "run": run.path.name,
         "version": version,

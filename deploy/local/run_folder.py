@@ -126,13 +126,6 @@ def read_json(path: Path) -> Any:
         return {}
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a last line still being written is left out, no file is no lines."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-
-
 def write_json(path: Path, body: Any) -> None:
     """Replace a JSON file: readers see the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,8 +43,9 @@ class Tail:
 class RunStatistics:
     """Steps, settled groups and generated batches of a run.
 
-    A trainer that was killed executes the steps behind its checkpoint again and writes their lines again: the last
-    line of a step, and of a group, counts.
+    A trainer that was killed executes the steps behind its checkpoint again and writes their lines again. Of a step the last
+    line counts, of a group the first: it says how long the group took without the outage, and has its parity, which is not
+    computed again.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -60,7 +61,7 @@ class RunStatistics:
             if line["kind"] == "step":
                 self._steps[line["step"]] = line
             elif line["kind"] == "group":
-                self._groups[_identity(line)] = line
+                self._groups.setdefault(_identity(line), line)
         self.batches += self._rollout.lines()
 
     @property

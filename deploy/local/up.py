@@ -73,6 +73,8 @@ def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, re
             _lanes(run, view, PREPARATION)
             _stream(run, settings, stack, view)
             _lanes(run, view, JUDGEMENT)
+        write_json(run.path / "timing.json", {"duration_s": time.monotonic() - began, "phases_s": view.seconds})
+        finish(run, report_file)
     except Stopped as stopped:
         console.print(
             f"interrupted; everything is stopped, what there is lies in {run.path}", highlight=False, soft_wrap=True
@@ -81,8 +83,6 @@ def run_loop(source: dict[str, str], settings: Settings, folder: Path | None, re
     except Exception as error:
         note_end(run, "failed", str(error).partition("\n")[0])
         raise
-    write_json(run.path / "timing.json", {"duration_s": time.monotonic() - began, "phases_s": view.seconds})
-    finish(run, report_file)
     note_end(run, "finished")
     return 0
 

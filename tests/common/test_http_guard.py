@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.types import Message
 
 from common.http_guard import Guard
-from common.http_service import serve
+from common.http_service import add_basics, serve
 
 TOKEN = "open-sesame"
 
@@ -72,6 +74,32 @@ def test_a_body_too_large_is_refused_told_or_not() -> None:
 def test_a_body_that_trickles_in_is_given_up() -> None:
     refused = asyncio.run(post(service(arrives_s=0.05), pieces(b"a", b"b", pause_s=30.0), BEARER))
     assert (refused.status_code, refused.json()["error"]) == (408, "slow")
+
+
+def test_a_body_whose_sender_went_away_reaches_no_handler_and_counts_as_no_answer() -> None:
+    app, registry = FastAPI(title="echo"), CollectorRegistry()
+    requests = Counter("requests", "By code.", ["code"], registry=registry)
+    add_basics(app, "/echo", requests, Histogram("seconds", "Time.", registry=registry))
+    reached: list[bytes] = []
+
+    @app.post("/echo")
+    async def echo(request: Request) -> str:
+        reached.append(await request.body())
+        return "heard"
+
+    messages: list[Message] = [{"type": "http.request", "body": b"he", "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    head = {"type": "http", "method": "POST", "path": "/echo", "headers": [(b"content-length", b"5")], "query_string": b""}
+    asyncio.run(app(head, receive, send))
+    assert (reached, sent) == ([], [])
+    assert b"requests_total{" not in generate_latest(registry)
 
 
 @pytest.mark.parametrize(("host", "told"), [("0.0.0.0", "needs ONEREC_ACCESS_SERVICE_TOKEN"), ("name", "IP address")])  # noqa: S104

@@ -47,6 +47,7 @@ def test_profile_below_environment_below_command_line(profile: Path, monkeypatch
         ("policy={d_model=12,moe={experts=2,decoder_blocks=[0]}}", "policy.d_model must be a multiple of 8"),
         ("rl.rate", "expected key=value"),
         ('rl={objective="dpo",ratio_level="token"}', "rl.ratio_level must be 'auto' or 'sequence' with rl.objective 'dpo'"),
+        ("reward.max_weight=inf", "reward.max_weight: Input should be a finite number, got inf"),
         ("rl.beta=0", "rl.beta: Input should be greater than 0, got 0"),
         ("trainer.ranks=3", "trainer.ranks must be at most stream.partitions (2), got 3"),
         ("trainer.targets=some", "trainer.targets: Input should be 'all' or 'positive', got 'some'"),

@@ -19,10 +19,10 @@ from common.messages import NO_ITEM, Message, RolloutGroup, RolloutRequest, Scor
 from common.session_log import SessionLog
 from common.settings import load_settings
 from common.stream import LogReader, StreamError, topic_name
-from deploy.local.run_folder import read_json, read_lines
+from deploy.local.run_folder import read_json
 from reward_service.rewards import Rewards
 from reward_service.scorer import Scorer
-from tests.loop.up import UNTRAINED, Up
+from tests.loop.up import UNTRAINED, Up, read_lines
 from trainer.groups import TRAINED
 
 RESUMES_S = 30.0

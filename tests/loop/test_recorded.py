@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from common.stream import create_topics
-from deploy.local.run_folder import read_json, read_lines
+from deploy.local.run_folder import read_json
 from tests.deploy.cli.in_process import onerec
-from tests.loop.up import UNTRAINED, Up
+from tests.loop.up import UNTRAINED, Up, read_lines
 from trainer.bundle import Bundle
 from trainer.checkpoint import load
 

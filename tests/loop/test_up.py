@@ -20,8 +20,8 @@ from common.messages import SCHEMA_VERSION, RecommendResponse
 from common.session_log import SessionLog
 from common.stream import Producer, partition_of, topic_name, wait_for_broker
 from deploy.dashboard.watch import Watch
-from deploy.local.run_folder import read_json, read_lines
-from tests.loop.up import UNTRAINED, Up
+from deploy.local.run_folder import read_json
+from tests.loop.up import UNTRAINED, Up, read_lines
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from deploy.local.run_folder import RunFolder
+from deploy.local.statistics import Line, Tail
 
 MARK = "LOOP_TEST_MARK"
 PATIENCE_S = 200.0
@@ -84,3 +85,8 @@ class Up:
             with suppress(psutil.NoSuchProcess):
                 found.append(" ".join(process.cmdline()))
         return found
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The whole lines of a JSON-lines file; a last line still being written is left out, no file is no lines."""
+    return list(Tail(path).lines())

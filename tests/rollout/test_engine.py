@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
 from common.messages import NO_ITEM
 from common.policy import build_policy
+from rollout import beam_search as searching
 from rollout.engine import GenerationEngine
+from rollout.sampling import Truncation
 from tests.factories import TINY, make_context, make_index
 
 
@@ -49,3 +53,28 @@ def test_items_begin_with_one_of_the_users_prefixes() -> None:
         else:  # without prefixes, or with all of them: any items
             np.testing.assert_array_equal(found.codes, expected.codes)
             np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("prune", [False, True])
+@pytest.mark.parametrize("constrained", [False, True])
+def test_weights_that_are_no_numbers_are_an_error_and_no_empty_list(
+    prune: bool, constrained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "LARGE", 0 if prune else 2**30)
+    policy = build_policy(TINY)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.fill_(torch.nan)
+    engine = GenerationEngine(policy, make_index(), width=50, constrained=constrained)
+    with pytest.raises(ArithmeticError, match="log-probabilities are no numbers"):
+        engine.generate([make_context(3), make_context(9)])
+
+
+def test_draws_of_weights_that_are_no_numbers_are_an_error() -> None:
+    policy = build_policy(TINY)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.fill_(torch.nan)
+    engine = GenerationEngine(policy, make_index(), width=5, truncation=Truncation(4, 0.9))
+    with pytest.raises(ArithmeticError, match="log-probabilities are no numbers"):
+        engine.generate([make_context(3)], [1])

@@ -102,6 +102,16 @@ def test_unknown_items_train_nothing_and_are_counted(history: HistoryStore) -> N
     assert build(history, [record(1, only)]).samples == []
 
 
+def test_unknown_items_of_sessions_that_are_not_kept_count_as_well(history: HistoryStore) -> None:
+    sessions = [watched(hour, 3, (play, 60.0)) for hour, play in enumerate((30.0, 30.0, 1.0))]
+    strange = sessions[2].impressions[0].model_copy(update={"item_id": ITEMS + 5})
+    sessions[2] = sessions[2].model_copy(update={"impressions": [strange]})
+    batch = build(history, [record(n, one) for n, one in enumerate(sessions)], "filter.warmup=1")
+    assert (batch.counts["sessions.valid"], batch.counts["sessions.kept"]) == (3, len(batch.samples))
+    assert strange.time_ms not in {sample.context.time_ms for sample in batch.samples}
+    assert batch.counts["impressions.unknown"] == 1
+
+
 def test_targets_can_be_the_positive_ones_and_are_the_last_ones(history: HistoryStore) -> None:
     one = stream_sessions(1)[0]
     liked = one.impressions[1].model_copy(update={"labels": int(Label.LIKE)})

@@ -13,7 +13,7 @@ from common.policy import build_policy
 from tests.factories import TINY, make_index
 from tests.trainer.test_pretraining import SETTINGS as PRETRAINING
 from tests.trainer.test_pretraining import user
-from tests.trainer.test_step import SETTINGS, rl, sft
+from tests.trainer.test_step import SETTINGS, rl, sft, shown
 from tests.trainer.two_ranks import run_on_two_ranks
 from trainer.optimizer import PolicyOptimizer, ShardedOptimizer
 from trainer.parallel import Ranks, joined_ranks
@@ -61,6 +61,7 @@ def everything_on_this_rank(folder: Path) -> None:
         found["halves"] = weights(halves)
         found["pretrained"] = pretrained(ranks)
         found["rows"] = summed_rows(ranks)
+        found |= indifferent(ranks)
         found["told"] = told(ranks)
     torch.save(
         {f"{run}/{name}": tensor for run in found for name, tensor in found[run].items()}, folder / f"rank-{ranks.rank}.pt"
@@ -132,6 +133,22 @@ def test_pretraining_shares_its_batches_out_to_the_ranks(ranks: list[dict[str, T
     alone = pretrained(Ranks())["curve"]
     torch.testing.assert_close(one["curve"], alone, atol=1e-3, rtol=0)
     assert alone[-5:].mean() < alone[:5].mean() - 0.1
+
+
+def indifferent(ranks: Ranks) -> dict[str, dict[str, Tensor]]:
+    """Weights before and after a step of nothing but feedback that says nothing, since no play has a rank."""
+    heeding = SETTINGS.model_copy(update={"rl": SETTINGS.rl.model_copy(update={"lambda_feedback": 1.0})})
+    step = TrainingStep(build_policy(TINY), Featurizer(TINY, make_index()), heeding, ranks)
+    step.run(sft(8)[ranks.rank :: 2], [], 0)
+    before = weights(step) | step.state_dict()
+    step.run([], [], 1, [shown([float("nan")] * 3, [False] * 3)])
+    return {"before": before, "after": weights(step) | step.state_dict()}
+
+
+def test_feedback_that_says_nothing_changes_nothing(ranks: list[dict[str, Tensor]]) -> None:
+    for rank in ranks:
+        before = of("before", rank)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in of("after", rank).items())
 
 
 def told(ranks: Ranks) -> dict[str, Tensor]:

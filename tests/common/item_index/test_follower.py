@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import threading
 import time
 import weakref
@@ -173,3 +175,28 @@ def test_what_is_no_longer_held_is_let_go(folder: Path) -> None:
             assert following.get(version) is not None
     gc.collect()
     assert first() is None
+
+
+def test_a_snapshot_that_could_not_be_read_for_a_while_is_taken_up_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as while the process had too many files open. A named version is answered at once meanwhile."""
+    monkeypatch.setattr(follower, "AGAIN_S", 1.0)
+    load, full = ItemIndex.load, threading.Event()
+
+    def load_if_files_are_left(path: Path, verify: Callable[[Path], None]) -> ItemIndex:
+        if full.is_set():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return load(path, verify)
+
+    monkeypatch.setattr(ItemIndex, "load", load_if_files_are_left)
+    with closing(IndexFollower(folder)) as following:
+        full.set()
+        second = save(folder, 2)
+        assert following.get(2) is None
+        assert [following.poll() for _ in range(5)] == [False] * 5
+        assert following.refused == len(caplog.records) == 1
+        full.clear()
+        await_that(following.poll)
+        assert equal(following.current, second)
+        assert following.refused == 0

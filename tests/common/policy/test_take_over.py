@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from common.parameter_channel import shared_copy
 from common.parameter_channel.manifest import digest
 from common.parameter_channel.shared_copy import SharedCopy, Sink
 from common.parameter_channel.wire import halved
-from common.policy import Policy, bare_policy, build_policy, take_over, to_blob
+from common.policy import Policy, _populate, bare_policy, build_policy, take_over, to_blob
 from common.settings import PolicySettings
 from tests.factories import ARCHITECTURES, TINY, make_context, make_index
 
@@ -113,3 +116,34 @@ def test_a_policy_keeps_its_version_while_newer_ones_come_and_lets_go_of_it_with
         assert take(slow, 4) == later[4]
         assert take(quick, 5) == later[3]
         assert to_blob(slow) == versions[4]
+
+
+def test_other_threads_go_on_while_the_kernel_finds_the_pages(tmp_path: Path) -> None:
+    """It fails where the interpreter lock is held: then the longest pause is as long as the whole."""
+    pauses: list[float] = []
+    done = threading.Event()
+
+    def other() -> None:
+        last = time.perf_counter()
+        while not done.wait(0.0005):
+            pauses.append(time.perf_counter() - last)
+            last = time.perf_counter()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    shares = []
+    for attempt in range(3):  # a busy machine pauses threads, too
+        file = tmp_path / f"large-{attempt}"
+        file.touch()
+        os.truncate(file, 2**29)
+        blob = mapped(file)
+        pauses.clear()
+        began = time.perf_counter()
+        _populate(blob)
+        took = time.perf_counter() - began
+        time.sleep(0.01)
+        shares.append(max(pauses) / took)
+        file.unlink()
+    done.set()
+    thread.join()
+    assert min(shares) < 0.5

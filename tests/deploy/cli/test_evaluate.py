@@ -17,7 +17,7 @@ from deploy.local.evaluation_plots import PLOTS
 from deploy.local.plots import save_plots
 from deploy.local.run_folder import RunFolder
 from deploy.local.versions import find_version
-from reward_service.scorer import Scorer
+from reward_service.scorer import GoneError, Scorer
 from rollout.engine import GenerationEngine
 from rollout.evaluation import build_evaluation_set
 from tests.deploy.cli.test_cli import is_told, onerec
@@ -172,3 +172,12 @@ def test_a_part_that_is_missing_is_named(run: RunFolder, tmp_path: Path) -> None
         (tmp_path / part).symlink_to(run.path / part)
     with pytest.raises(ValueError, match="holds no committed preference model"):
         evaluation_figures(bare, 0, Options(), lambda _: None)
+
+
+def test_an_index_that_a_running_run_removes_meanwhile_is_told(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise GoneError("index_version 1 is not held, only [4, 5]")
+
+    monkeypatch.setattr(Scorer, "score", gone)
+    with pytest.raises(ValueError, match=r"newer item indexes meanwhile: index_version 1 is not held.*once it has ended"):
+        evaluation_figures(run, 9, Options(widths=[4]), lambda _: None)

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 
-from common.messages import RolloutRequest, UserContext
+from common.messages import Impression, RolloutRequest, Session, UserContext
+from common.record_file import RecordFileHeader, write_records
 from common.stream import Record, partition_of
+from deploy.data.recorded import from_file
 from deploy.data.selection import of_user
 
 USER = 3
@@ -29,3 +33,14 @@ def test_what_is_nobodys_is_told() -> None:
         of_user("items", USER, 1, None)
     with pytest.raises(ValueError, match="--user of rollout-groups needs --run-folder"):
         of_user("rollout-groups", USER, 2, None)
+
+
+def test_a_files_records_may_be_asked_for_those_of_user_0(tmp_path: Path) -> None:
+    header = RecordFileHeader(log="c/t", topic="p.sessions", partitions=1, ranges={0: (0, 2)})
+    session = Session(session_id="s", user_id=0, time_ms=5, impressions=[Impression(item_id=1, time_ms=5)])
+    others = session.model_copy(update={"user_id": 3})
+    records = [Record("p.sessions", 0, k, 5, None, one.to_bytes(), []) for k, one in enumerate((session, others))]
+    write_records(tmp_path / "file", header, records)
+    source = from_file(tmp_path / "file", None, None, user=0)
+    assert source.user == 0
+    assert [record.offset for record in source.records] == [0]

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.local.statistics import Tail
+from deploy.local.run_folder import RunFolder
+from deploy.local.statistics import RunStatistics, Tail
 
 WRITER = """
 import json, resource, signal, sys
@@ -43,3 +44,16 @@ def test_a_line_that_its_writer_left_torn_is_left_out(tmp_path: Path) -> None:
     assert not path.read_bytes().splitlines()[1].startswith(b'{"step": 2}')
     assert list(tail.lines()) == [{"step": 1}, {"step": 3}]
     assert list(Tail(path).lines()) == [{"step": 1}, {"step": 3}]
+
+
+def test_a_group_that_was_settled_again_after_a_kill_counts_as_it_was_at_first(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    told = {"kind": "group", "step": 3, "record": [0, 7], "outcome": "trained", "parity_error": 1e-6}
+    again = told | {"parity_error": None, "produced_to_trained_ms": 60_000}
+    lines = [told | {"produced_to_trained_ms": 5}, {"kind": "step", "step": 3, "seconds": 1.0}]
+    lines += [again, {"kind": "step", "step": 3, "seconds": 2.0}]
+    (tmp_path / "trainer_stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    statistics = RunStatistics(run)
+    statistics.refresh()
+    assert statistics.groups == lines[:1]
+    assert statistics.steps == lines[3:]
