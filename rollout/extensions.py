@@ -138,16 +138,17 @@ class Best:
         if bool(peaks.isnan().any()):
             raise ArithmeticError(NO_NUMBERS)
         if bool(bound.isneginf().any()):
-            known = _by_user(score.unsqueeze(-1) + peaks, user, len(bound), -torch.inf).flatten(1)
+            known = _by_user(user, len(bound))(score.unsqueeze(-1) + peaks, -torch.inf).flatten(1)
             if known.shape[1] >= self.width:
                 bound = bound.maximum(known.topk(self.width).values[:, -1])
         return above(log_probs, peaks, bound[user] - ROUNDING - score)
 
     def _keep(self, new: Extensions, user: Tensor) -> None:
         """Keep the best, and raise the bounds of users that have enough of them."""
+        by_user = _by_user(user, len(self.bound))
 
         def joined(name: str, fill: float) -> Tensor:
-            return torch.cat((getattr(self._found, name), _by_user(getattr(new, name), user, len(self.bound), fill)), 1)
+            return torch.cat((getattr(self._found, name), by_user(getattr(new, name), fill)), 1)
 
         score = joined("score", -torch.inf)
         best, order = score.topk(min(self.width, score.shape[1]))
@@ -162,13 +163,19 @@ class Best:
             self.bound = best[:, -1]
 
 
-def _by_user(rows: Tensor, user: Tensor, users: int, fill: float) -> Tensor:
-    """Rows (n, …), one user's after the other's, side by side: (R, largest number of one user's, …)."""
+def _by_user(user: Tensor, users: int) -> Callable[[Tensor, float], Tensor]:
+    """Puts rows (n, …), one user's after the other's, side by side: (R, largest number of one user's, …), filled up."""
+    if users == 1:
+        return lambda rows, _: rows.unsqueeze(0)
     count = user.bincount(minlength=users)
-    place = torch.arange(len(user), device=user.device) - (count.cumsum(0) - count)[user]
-    out = rows.new_full((users, int(count.max()), *rows.shape[1:]), fill)
-    out[user, place] = rows
-    return out
+    size, place = int(count.max()), torch.arange(len(user), device=user.device) - (count.cumsum(0) - count)[user]
+
+    def put(rows: Tensor, fill: float) -> Tensor:
+        out = rows.new_full((users, size, *rows.shape[1:]), fill)
+        out[user, place] = rows
+        return out
+
+    return put
 
 
 def segment_peaks(values: Tensor) -> Tensor:
